@@ -1,0 +1,58 @@
+# The two commands: `make demo` and `make test`. Both set everything up first, in .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STORE  ?= etcd
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test quick lint fix localnet constraints test-etcd3 clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/ready  ## the virtual environment with the compiled library and all tools
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=")'
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/packages: $(VENV)/python constraints.txt pyproject.toml
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools cython
+	@touch $@
+
+$(VENV)/ready: $(VENV)/packages setup.py tower/_fast.pyx
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: setup  ## the operator's guide, played on this machine; STORE=etcd (default) or STORE=file
+	@$(BIN)/openos-localnet demo --store $(STORE)
+
+test: setup  ## all tests, lint and types
+	@$(BIN)/python -m pytest -q
+
+quick: setup  ## the tests that need no process but this one
+	@$(BIN)/python -m pytest -q tests/unit tests/property
+
+lint: setup  ## style and types
+	@$(BIN)/ruff check . && $(BIN)/mypy
+
+fix: setup  ## let the linter repair what it can
+	@$(BIN)/ruff check --fix .
+
+localnet: setup  ## a local cluster to try things on, in ./localnet-run
+	@$(BIN)/openos-localnet run --dir localnet-run
+
+test-etcd3: setup  ## the etcd adapter on the etcd3 library itself, in a virtual environment of its own
+	@$(PYTHON) -m venv $(VENV)/etcd3
+	@$(VENV)/etcd3/bin/python -m pip install -q --disable-pip-version-check 'etcd3==0.12.0' 'protobuf==3.20.3' setuptools cython pynacl solders
+	@$(VENV)/etcd3/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation .
+	@TOWER_ETCD3_PYTHON=$(VENV)/etcd3/bin/python $(BIN)/python -m pytest -q tests/etcd/test_etcd3_library.py
+
+constraints: setup  ## write constraints.txt anew from what is installed
+	@$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' > constraints.new
+	@(echo '# What CI and the make targets install, exactly. Refresh: make constraints'; cat constraints.new) > constraints.txt; rm constraints.new
+
+clean:  ## remove everything that the targets made
+	@rm -rf $(VENV) build *.egg-info demo-run localnet-run tower/_fast.c tower/_fast*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

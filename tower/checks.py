@@ -1,0 +1,187 @@
+"""May we vote for this bank? Each check answers with a value: what was compared, and a named reason.
+
+A check never raises for a "no", and never looks at a clock, a store or the network. `observed` and `required` are the two
+numbers that were compared (stakes in lamports, slots as slots). Stakes are compared as the clients on the cluster do:
+IEEE doubles, strictly greater.
+
+>>> check_recent(TowerVoteState([(5, 1)]), 5)
+Check(name='recent', passed=False, observed=5, required=5, reason='slot 5 is not newer than the last vote 5')
+
+Sources: core/src/consensus.rs (is_recent, is_locked_out, check_vote_stake_thresholds,
+make_check_switch_threshold_decision, collect_vote_lockouts) of solana-labs v1.17 and Agave.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from tower._fast import TowerVoteState
+from tower.forkchoice import ForkChoice
+from tower.types import FrozenBank, VoteAccountState
+
+__all__ = [
+    "SWITCH_FORK_THRESHOLD",
+    "Check",
+    "SwitchDecision",
+    "check_can_sign",
+    "check_lockout",
+    "check_recent",
+    "check_switch",
+    "check_threshold",
+    "stake_voted_for",
+]
+
+SWITCH_FORK_THRESHOLD = 0.38
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question and its answer; `reason` says why not, and is empty when passed."""
+
+    name: str
+    passed: bool
+    observed: float = 0
+    required: float = 0
+    reason: str = ""
+
+
+class SwitchDecision(enum.Enum):
+    """How a vote for the candidate relates to the fork of our last vote."""
+
+    SAME_FORK = "same fork"
+    SWITCH_PROOF = "enough stake is locked out on other forks"
+    FAILED = "not enough stake is locked out on other forks"
+
+
+def check_recent(state: TowerVoteState, slot: int) -> Check:
+    """The candidate must be newer than the last vote, or than the root where there is none."""
+    newest = state.last_voted_slot if len(state) else state.root
+    if state.is_recent(slot):
+        return Check("recent", True, slot, -1 if newest is None else newest)
+    return Check("recent", False, slot, newest or 0, f"slot {slot} is not newer than the last vote {newest}")
+
+
+def check_lockout(state: TowerVoteState, slot: int, forks: ForkChoice) -> Check:
+    """No vote that would still bind at the candidate may be off its fork, and the root must be on it."""
+    ancestors = forks.ancestors(slot)
+    if not state.is_locked_out(slot, ancestors):
+        return Check("lockout", True, slot)
+    after = state.copy()
+    after.process_vote(slot)
+    for voted, confirmation_count in after.votes:
+        if voted != slot and voted not in ancestors:
+            until = voted + (1 << confirmation_count)
+            return Check("lockout", False, slot, until, f"the vote for {voted} on another fork binds until {until}")
+    if after.root is not None and after.root != slot and after.root not in ancestors:
+        return Check("lockout", False, slot, after.root, f"the root {after.root} is not known to be on this fork")
+    return Check("lockout", False, slot, state.last_voted_slot or 0, f"slot {slot} is not newer than the last vote")
+
+
+def stake_voted_for(bank: FrozenBank, slot: int, forks: ForkChoice) -> tuple[int, int]:
+    """`(stake, total)` in lamports: how much of the bank's stake has, as this bank knows, voted for `slot` or beyond.
+
+    An account counts with the newest vote that would be left under a vote for the bank itself.
+    """
+    voted_stake = total = 0
+    for account, state in bank.votes.items():
+        stake = bank.stakes.get(account, 0)
+        if not stake:
+            continue
+        total += stake
+        newest = _vote_under(state, bank.slot)
+        if newest is not None and newest in forks and forks.is_ancestor(slot, newest):
+            voted_stake += stake
+    return voted_stake, total
+
+
+def _vote_under(state: VoteAccountState, slot: int) -> int | None:
+    stack = list(state.lockouts)
+    if stack and stack[-1].slot >= slot:
+        return stack[-2].slot if len(stack) > 1 else None
+    while stack and stack[-1].last_locked_out_slot < slot:
+        stack.pop()
+    return stack[-1].slot if stack else None
+
+
+def check_threshold(
+    state: TowerVoteState, bank: FrozenBank, forks: ForkChoice, threshold_depth: int, threshold_size: float
+) -> Check:
+    """The vote `threshold_depth` below the candidate must be one that more than `threshold_size` of the stake followed.
+
+    Passes where the stack is not that deep, and where this vote would not deepen that lockout.
+    """
+    after = state.copy()
+    after.process_vote(bank.slot)
+    deep = after.nth_recent(threshold_depth)
+    if deep is None:
+        return Check("threshold", True)
+    voted_stake, total = stake_voted_for(bank, deep[0], forks)
+    share = voted_stake / total if total else 0.0
+    if share > threshold_size or deep in state.votes:
+        return Check("threshold", True, share, threshold_size)
+    reason = f"{share:.3f} of the stake follows slot {deep[0]}, {threshold_depth} deep; more than {threshold_size:.3f} must"
+    return Check("threshold", False, share, threshold_size, reason)
+
+
+def check_switch(
+    last_voted_slot: int | None, bank: FrozenBank, forks: ForkChoice
+) -> tuple[SwitchDecision, Check]:
+    """Leaving the fork of the last vote needs more than 38 % of the stake locked out on forks other than it."""
+    if last_voted_slot is None or forks.is_ancestor(last_voted_slot, bank.slot):
+        return SwitchDecision.SAME_FORK, Check("switch", True)
+    if forks.is_ancestor(bank.slot, last_voted_slot):
+        reason = f"slot {bank.slot} is an ancestor of the last vote {last_voted_slot}"
+        return SwitchDecision.FAILED, Check("switch", False, 0.0, SWITCH_FORK_THRESHOLD, reason)
+    total = sum(bank.stakes.get(account, 0) for account in bank.votes)
+    locked_out = sum(bank.stakes.get(account, 0) for account in _locked_out(last_voted_slot, bank, forks))
+    share = locked_out / total if total else 0.0
+    if share > SWITCH_FORK_THRESHOLD:
+        return SwitchDecision.SWITCH_PROOF, Check("switch", True, share, SWITCH_FORK_THRESHOLD)
+    reason = (
+        f"{share:.3f} of the stake is locked out on other forks than the last vote {last_voted_slot}; "
+        f"more than {SWITCH_FORK_THRESHOLD} must be to leave it"
+    )
+    return SwitchDecision.FAILED, Check("switch", False, share, SWITCH_FORK_THRESHOLD, reason)
+
+
+def _locked_out(last_voted_slot: int, candidate: FrozenBank, forks: ForkChoice) -> set[bytes]:
+    """Vote accounts with a vote on another fork that still binds at our last vote."""
+    ours = forks.ancestors(last_voted_slot)
+    counted: set[bytes] = set()
+    for leaf in forks.leaves():
+        if leaf.slot == last_voted_slot or forks.is_ancestor(last_voted_slot, leaf.slot):
+            continue
+        if last_voted_slot in forks:
+            # A fork that leaves ours below the point where the candidate does, proves nothing about the candidate's.
+            common = forks.common_ancestor(leaf.slot, last_voted_slot)
+            if common is None or not forks.is_ancestor(common, candidate.slot):
+                continue
+        for account, state in leaf.votes.items():
+            if account not in counted and any(
+                vote.last_locked_out_slot >= last_voted_slot and vote.slot > forks.root and vote.slot not in ours
+                for vote in state.lockouts
+            ):
+                counted.add(account)
+    return counted
+
+
+def check_can_sign(
+    bank: FrozenBank, vote_account: bytes, identity: bytes, authorized_voters: frozenset[bytes]
+) -> tuple[bytes | None, Check]:
+    """Whether the bank lets this identity vote with this account: `(authorized voter, check)`.
+
+    The account's node must be the identity (else we are a spare), and the key of its authorized voter for the bank's epoch
+    must be loaded.
+    """
+    own = bank.votes.get(vote_account)
+    if own is None:
+        return None, Check("can-sign", False, reason="the vote account does not exist in this bank")
+    if own.node_pubkey != identity:
+        return None, Check("can-sign", False, reason="the vote account's node is another identity: this is a spare")
+    voter = own.authorized_voter(bank.epoch)
+    if voter is None:
+        return None, Check("can-sign", False, bank.epoch, reason=f"no authorized voter for epoch {bank.epoch}")
+    if voter not in authorized_voters:
+        return None, Check("can-sign", False, bank.epoch, reason="the key of the authorized voter is not loaded")
+    return voter, Check("can-sign", True)
