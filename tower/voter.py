@@ -1,0 +1,568 @@
+"""The voter: a state machine without I/O. Events go in, effects come out; `tower.runner` is the only one to carry them out.
+
+One `Voter` is one life of one identity on one machine: it looks, claims, votes, and stops. It never leaves STOPPED; a new life
+is a new object. What it decides it decides from its events alone: no clock, no randomness, no store, no network, no secret.
+
+======================  ==============================================================================================
+state                   what is true in it
+======================  ==============================================================================================
+STANDBY                 banks are folded into the tree, nothing is decided: the spare keeps itself ready
+LOOKING                 the store is being read, without effect on it
+CLAIMING                what was read is fit to vote on, and the claim is under way
+READY                   the fence is held, the tower is loaded, nothing is in flight
+PERSISTING              one vote is decided and its tower on the way to the store: no new decision (S6)
+UNRESOLVED              the store did not say whether it took the tower: the same write is repeated, nothing else (S6)
+STOPPED                 the end, and nothing is ever released from it
+======================  ==============================================================================================
+
+The order look, then claim matters: a claim takes the owner down, so whatever would keep us from voting (a torn tower, the
+wrong vote account, a missing key) must be found before it. `TABLE` lists every pair of state and event that may happen;
+any other pair stops the voter.
+
+Safety: S2 and S6 are the shape of the table (a `Release` is only ever returned from `_committed`), S1 and S5 are asked in
+`_decide` and `_accept`, S3 and S4 are the store's.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tower import checks
+from tower._fast import TowerVoteState
+from tower.checks import Check, SwitchDecision
+from tower.errors import InvalidInput, InvariantViolation, TowerError
+from tower.forkchoice import ForkChoice
+from tower.keys import to_base58
+from tower.lockout import adopt, malformed, require_well_formed
+from tower.store import Claimed, Committed, Fence, Refused, Sighting, Unknown
+from tower.types import ZERO_HASH, BlockTimestamp, FrozenBank, Tower
+from tower.wire import decode_saved_tower, new_tower, to_current
+
+__all__ = [
+    "CLAIM_ATTEMPTS_MAX",
+    "TABLE",
+    "Adopted",
+    "BankFrozen",
+    "Claim",
+    "DeadlinePassed",
+    "Decision",
+    "Effect",
+    "Event",
+    "FenceLost",
+    "Halt",
+    "HaltReason",
+    "Look",
+    "LookFailed",
+    "Looked",
+    "Persist",
+    "Release",
+    "Resign",
+    "RootAdvanced",
+    "Settle",
+    "StoreAnswered",
+    "TakeOver",
+    "Vote",
+    "Voter",
+    "VoterConfig",
+    "VoterState",
+]
+
+CLAIM_ATTEMPTS_MAX = 8  # races lost, or answers lost, before a take-over is given up
+TREE_LAG_SLOTS_MAX = 512  # how far our own root may stay behind the cluster's before the tree is pruned without it
+
+
+class VoterState(enum.Enum):
+    """See the table in the module's text."""
+
+    STANDBY = enum.auto()
+    LOOKING = enum.auto()
+    CLAIMING = enum.auto()
+    READY = enum.auto()
+    PERSISTING = enum.auto()
+    UNRESOLVED = enum.auto()
+    STOPPED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class VoterConfig:
+    """Who votes, with which account and keys. Public keys only: secrets stay with the runner."""
+
+    identity: bytes
+    vote_account: bytes
+    authorized_voters: frozenset[bytes]
+    require_tower: bool = False
+    rebuild_wait_slots: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A decided vote: everything that its record and its transaction are made of, and nothing secret."""
+
+    slot: int
+    bank_hash: bytes
+    block_id: bytes
+    state: TowerVoteState  # with this vote in it; never changed again
+    timestamp: int | None
+    last_timestamp: BlockTimestamp
+    threshold_depth: int
+    threshold_size: float
+    voter: bytes
+    blockhash: bytes
+    switch_proof: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was thought about one candidate bank: the vote, or every reason against it."""
+
+    slot: int
+    vote: Vote | None
+    checks: tuple[Check, ...]
+    reset_slot: int  # the bank to build on: the tip of the fork that we are bound to, or the heaviest
+
+    @property
+    def refusals(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+
+# ------------------------------------------------------------------------------------------------------------ events
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """The operator, or the start of the process, wants this identity to vote here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    sighting: Sighting
+
+
+@dataclass(frozen=True, slots=True)
+class LookFailed:
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAnswered:
+    """The outcome of the claim or of the write in flight."""
+
+    outcome: Claimed | Committed | Refused | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class BankFrozen:
+    """A bank was frozen; `unix_s` is the wall clock in seconds, for the vote's timestamp only."""
+
+    bank: FrozenBank
+    unix_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class RootAdvanced:
+    """The cluster rooted `slot`."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class FenceLost:
+    """The watch saw another instance claim, at `seen`."""
+
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """The time that a vote may wait for its store is over."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resign:
+    """Stop voting as this identity, by order."""
+
+    reason: str
+
+
+Event = (
+    TakeOver | Looked | LookFailed | StoreAnswered | BankFrozen | RootAdvanced | FenceLost | DeadlinePassed | Resign
+)
+
+
+# ----------------------------------------------------------------------------------------------------------- effects
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Read both keys of the identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    sighting: Sighting
+    last_voted_slot: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The identity is ours: the fence is held and the tower loaded. `votes_from_slot` is set where it must wait."""
+
+    fence: Fence
+    last_voted_slot: int | None
+    votes_from_slot: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write the tower that contains `vote`, fenced, and sign the vote's transaction meanwhile."""
+
+    fence: Fence
+    expected_revision: int
+    vote: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Repeat the write in flight, unchanged, to learn what became of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Send the vote in flight: `committed` is the proof that its tower is durable."""
+
+    committed: Committed
+    vote: Vote
+
+
+class HaltReason(enum.Enum):
+    """Why a voter stopped: who must act next differs."""
+
+    RESIGNED = "resigned"
+    REFUSED = "refused"  # found before the claim: nothing was taken from anybody
+    LOST_FENCE = "lost the fence"
+    STORE_FAILED = "the store failed"
+    TOWER_UNUSABLE = "the stored tower is unusable"
+    INTERNAL = "an invariant does not hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    reason: HaltReason
+    text: str
+
+
+Effect = Look | Claim | Adopted | Persist | Settle | Release | Halt
+
+
+# ------------------------------------------------------------------------------------------------------- the machine
+
+
+class Voter:
+    """One life of one identity. `forks` is the tree that it keeps; a spare hands its own on to the next life."""
+
+    def __init__(self, config: VoterConfig, forks: ForkChoice) -> None:
+        self.config = config
+        self.forks = forks
+        self.state = VoterState.STANDBY
+        self.decision: Decision | None = None  # the newest one, for logs and tests
+        self.fence: Fence | None = None
+        self._unix_s = 0
+        self._claims_left = CLAIM_ATTEMPTS_MAX
+        self._pending: Vote | None = None
+        self._votes_from_slot: int | None = None
+        self._load(new_tower(config.identity), 0)
+
+    def _load(self, tower: Tower, revision: int) -> None:
+        self._tower_revision = revision
+        self._votes = TowerVoteState(tower.lockouts, tower.root)
+        self._last_voted_slot = tower.last_voted_slot
+        self._last_timestamp = tower.last_timestamp
+        self._threshold_depth = tower.threshold_depth
+        self._threshold_size = tower.threshold_size
+
+    @property
+    def votes(self) -> TowerVoteState:
+        """A copy of the lockout stack as it stands in the store."""
+        return self._votes.copy()
+
+    @property
+    def last_voted_slot(self) -> int | None:
+        """The slot of the newest vote that is durable."""
+        return self._last_voted_slot
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Take one event in; the effects to carry out, in order.
+
+        Never raises for what an event says: a pair of state and event that is not in `TABLE`, and any error inside, ends in
+        STOPPED with a `Halt`.
+        """
+        handler = TABLE.get((self.state, type(event)))
+        if handler is None:
+            return self._halt(HaltReason.INTERNAL, f"{type(event).__name__} cannot happen in {self.state.name}")
+        try:
+            return handler(self, event)
+        except TowerError as problem:
+            return self._halt(HaltReason.INTERNAL, str(problem))
+
+    def _halt(self, reason: HaltReason, text: str) -> list[Effect]:
+        self.state = VoterState.STOPPED
+        return [Halt(reason, text)]
+
+    # ---- what may happen at any time
+
+    def _ignore(self, event: Any) -> list[Effect]:
+        return []
+
+    def _fold(self, event: BankFrozen) -> list[Effect]:
+        """Take the bank into the tree; the decision, if any, is left to whoever called."""
+        self._unix_s = event.unix_s
+        try:
+            self.forks.add(event.bank)
+        except InvalidInput:
+            return []  # below the root, or off the tree: nothing that we could vote on
+        return []
+
+    def _prune(self, event: RootAdvanced) -> list[Effect]:
+        """Follow the cluster's root where we do not root ourselves, so that the tree stays bounded."""
+        own_root = self._votes.root if self.fence is not None else None
+        if event.slot in self.forks and (own_root is None or own_root + TREE_LAG_SLOTS_MAX < event.slot):
+            self.forks.set_root(event.slot)
+        return []
+
+    def _resign(self, event: Resign) -> list[Effect]:
+        return self._halt(HaltReason.RESIGNED, event.reason)
+
+    def _fence_lost(self, event: FenceLost) -> list[Effect]:
+        if self.fence is not None and event.seen <= self.fence.revision:
+            return []  # an echo of a claim before ours
+        return self._halt(HaltReason.LOST_FENCE, f"another instance has claimed this identity (revision {event.seen})")
+
+    # ---- look, then claim
+
+    def _look(self, event: TakeOver | None = None) -> list[Effect]:
+        self.state = VoterState.LOOKING
+        return [Look()]
+
+    def _look_failed(self, event: LookFailed) -> list[Effect]:
+        return self._halt(HaltReason.STORE_FAILED, event.cause)
+
+    def _looked(self, event: Looked) -> list[Effect]:
+        """Everything that would keep us from voting is found here, before anybody loses anything (S5)."""
+        bank = self.forks.best()
+        _, can_sign = checks.check_can_sign(
+            bank, self.config.vote_account, self.config.identity, self.config.authorized_voters
+        )
+        if not can_sign.passed:
+            return self._halt(HaltReason.REFUSED, can_sign.reason)
+        record = event.sighting.record
+        if record is None:
+            if self.config.require_tower:
+                return self._halt(HaltReason.REFUSED, "no tower is stored for this identity and --require-tower is set")
+            last_voted_slot = None
+        else:
+            problem = self._accept(record, event.sighting.record_revision)
+            if problem is not None:
+                return self._halt(HaltReason.TOWER_UNUSABLE, problem)
+            last_voted_slot = self._last_voted_slot
+        self.state = VoterState.CLAIMING
+        return [Claim(event.sighting, last_voted_slot)]
+
+    def _accept(self, record: bytes, revision: int) -> str | None:
+        """Load a stored record; what is wrong with it, if anything. The same check at the look and at the claim (S5)."""
+        try:
+            tower = to_current(decode_saved_tower(record, self.config.identity))
+            require_well_formed(tower)
+        except TowerError as problem:
+            return f"the stored tower of {to_base58(self.config.identity)} is unusable: {problem}"
+        self._load(tower, revision)
+        return None
+
+    def _claim_answered(self, event: StoreAnswered) -> list[Effect]:
+        match event.outcome:
+            case Claimed() as claimed:
+                return self._claimed(claimed)
+            case Refused() | Unknown():
+                self._claims_left -= 1
+                if self._claims_left:
+                    return self._look()
+                text = f"the claim did not succeed in {CLAIM_ATTEMPTS_MAX} attempts: {event.outcome}"
+                return self._halt(HaltReason.STORE_FAILED, text)
+            case _:
+                raise InvariantViolation(f"a claim cannot end as {type(event.outcome).__name__}")
+
+    def _claimed(self, claimed: Claimed) -> list[Effect]:
+        self.fence = claimed.fence
+        if claimed.record is not None:
+            problem = self._accept(claimed.record, claimed.record_revision)
+            if problem is not None:
+                return self._halt(HaltReason.TOWER_UNUSABLE, problem)
+        elif claimed.record_revision or self._tower_revision:
+            raise InvariantViolation("a tower that was seen is gone from the store")
+        else:
+            self._rebuild()
+        self.state = VoterState.READY
+        adopted: Effect = Adopted(claimed.fence, self._last_voted_slot, self._votes_from_slot)
+        return [adopted, *self._decide()]
+
+    def _rebuild(self) -> None:
+        """No tower is stored: begin one from what landed, as the clients on the cluster do, and wait.
+
+        Votes that were sent and never landed are unknown here. They cannot land, and so not matter, once their blockhash
+        is too old; until then nothing is voted. An identity that never voted has nothing to wait for.
+        """
+        bank = self.forks.best()
+        own = bank.votes[self.config.vote_account]
+        if not own.lockouts and own.root is None:
+            return
+        self._votes = adopt(TowerVoteState(), own.lockouts, own.root)
+        self._last_timestamp = own.last_timestamp
+        self._votes_from_slot = bank.slot + self.config.rebuild_wait_slots
+
+    # ---- deciding
+
+    def _bank_frozen(self, event: BankFrozen) -> list[Effect]:
+        self._fold(event)
+        return self._decide()
+
+    def _decide(self) -> list[Effect]:
+        """Think about the heaviest bank; a vote for it goes to the store, and the state to PERSISTING."""
+        bank = self.forks.best()
+        if bank.slot == self._votes.last_voted_slot:
+            return []  # voted already
+        if self.fence is None:
+            raise InvariantViolation("a decision without a fence")
+        self._adopt_landed(bank)
+        self.decision = self._think(bank)
+        vote = self.decision.vote
+        if vote is None:
+            return []
+        problem = malformed(vote.state.votes, vote.state.root)
+        if problem is not None:
+            raise InvariantViolation(f"about to store a malformed tower: {problem}")
+        self.state = VoterState.PERSISTING
+        self._pending = vote
+        return [Persist(self.fence, self._tower_revision, vote)]
+
+    def _adopt_landed(self, bank: FrozenBank) -> None:
+        """Votes of ours that landed and that our tower does not know bind us all the same."""
+        own = bank.votes.get(self.config.vote_account)
+        if own is not None and (own.last_voted_slot or 0) > (self._votes.last_voted_slot or 0):
+            self._votes = adopt(self._votes, own.lockouts, own.root)
+            self._last_voted_slot = self._votes.last_voted_slot
+
+    def _think(self, bank: FrozenBank) -> Decision:
+        config, votes = self.config, self._votes
+        voter, can_sign = checks.check_can_sign(bank, config.vote_account, config.identity, config.authorized_voters)
+        switch, may_switch = checks.check_switch(self._last_voted_slot, bank, self.forks)
+        results = (
+            can_sign,
+            self._check_waited(bank),
+            may_switch,
+            checks.check_recent(votes, bank.slot),
+            checks.check_lockout(votes, bank.slot, self.forks),
+            checks.check_threshold(votes, bank, self.forks, self._threshold_depth, self._threshold_size),
+        )
+        if voter is None or not all(check.passed for check in results):
+            bound = switch is SwitchDecision.FAILED and self._last_voted_slot is not None
+            own_fork = self.forks.best_below(self._last_voted_slot or 0) if bound else None
+            return Decision(bank.slot, None, results, (own_fork or bank).slot)
+        after = votes.copy()
+        after.process_vote(bank.slot)
+        timestamp, last_timestamp = self._timestamp(bank.slot)
+        vote = Vote(
+            slot=bank.slot,
+            bank_hash=bank.bank_hash,
+            block_id=bank.block_id,
+            state=after,
+            timestamp=timestamp,
+            last_timestamp=last_timestamp,
+            threshold_depth=self._threshold_depth,
+            threshold_size=self._threshold_size,
+            voter=voter,
+            blockhash=bank.last_blockhash,
+            switch_proof=ZERO_HASH if switch is SwitchDecision.SWITCH_PROOF else None,
+        )
+        return Decision(bank.slot, vote, results, bank.slot)
+
+    def _check_waited(self, bank: FrozenBank) -> Check:
+        first = self._votes_from_slot
+        if first is None or bank.slot >= first:
+            return Check("waited", True, bank.slot, first or 0)
+        reason = f"the tower was rebuilt from the vote account: no vote before slot {first}"
+        return Check("waited", False, bank.slot, first, reason)
+
+    def _timestamp(self, slot: int) -> tuple[int | None, BlockTimestamp]:
+        """The vote's timestamp and what is remembered of it: never going back, none where the clock went back."""
+        last = self._last_timestamp
+        if (slot > last.slot or (slot == 0 and last.slot == 0)) and self._unix_s >= last.timestamp:
+            return self._unix_s, BlockTimestamp(slot, self._unix_s)
+        return None, last
+
+    # ---- what the store says of the write in flight
+
+    def _store_answered(self, event: StoreAnswered) -> list[Effect]:
+        match event.outcome:
+            case Committed() as committed:
+                return self._committed(committed)
+            case Refused() as refused:
+                text = f"the store refused the tower: {refused.reason.value} (mine {refused.mine}, seen {refused.seen})"
+                return self._halt(HaltReason.LOST_FENCE, text)
+            case Unknown():
+                self.state = VoterState.UNRESOLVED
+                return [Settle()]
+            case _:
+                raise InvariantViolation(f"a write cannot end as {type(event.outcome).__name__}")
+
+    def _committed(self, committed: Committed) -> list[Effect]:
+        """The tower is durable: the vote in it may leave, and the next one may be thought about (S2)."""
+        vote, self._pending = self._pending, None
+        if vote is None or committed.fence != self.fence:
+            raise InvariantViolation("a commit without a write of ours in flight")
+        old_root = self._votes.root
+        self._votes = vote.state
+        self._last_voted_slot = vote.slot
+        self._last_timestamp = vote.last_timestamp
+        self._tower_revision = committed.record_revision
+        if vote.state.root is not None and vote.state.root != old_root and vote.state.root in self.forks:
+            self.forks.set_root(vote.state.root)
+        self.state = VoterState.READY
+        return [Release(committed, vote), *self._decide()]
+
+    def _deadline_passed(self, event: DeadlinePassed) -> list[Effect]:
+        return self._halt(HaltReason.STORE_FAILED, event.cause)
+
+
+Handler = Callable[[Voter, Any], list[Effect]]
+
+S = VoterState
+TABLE: dict[tuple[VoterState, type], Handler] = {
+    (S.STANDBY, TakeOver): Voter._look,
+    (S.LOOKING, Looked): Voter._looked,
+    (S.LOOKING, LookFailed): Voter._look_failed,
+    (S.CLAIMING, StoreAnswered): Voter._claim_answered,
+    (S.READY, BankFrozen): Voter._bank_frozen,
+    (S.READY, FenceLost): Voter._fence_lost,
+    (S.PERSISTING, StoreAnswered): Voter._store_answered,
+    (S.PERSISTING, FenceLost): Voter._fence_lost,
+    (S.PERSISTING, DeadlinePassed): Voter._deadline_passed,
+    (S.UNRESOLVED, StoreAnswered): Voter._store_answered,
+    (S.UNRESOLVED, FenceLost): Voter._fence_lost,
+    (S.UNRESOLVED, DeadlinePassed): Voter._deadline_passed,
+    **{
+        (state, BankFrozen): Voter._fold
+        for state in (S.STANDBY, S.LOOKING, S.CLAIMING, S.PERSISTING, S.UNRESOLVED)
+    },
+    **{(state, Resign): Voter._resign for state in S if state is not S.STOPPED},
+    **{(state, RootAdvanced): Voter._prune for state in S if state is not S.STOPPED},
+    # What was under way when the voter stopped still answers; it changes nothing any more.
+    **{
+        (S.STOPPED, event): Voter._ignore
+        for event in (Looked, LookFailed, StoreAnswered, BankFrozen, RootAdvanced, FenceLost, DeadlinePassed, Resign)
+    },
+}
+del S
