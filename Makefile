@@ -46,8 +46,8 @@ localnet: setup  ## a local cluster to try things on, in ./localnet-run
 
 test-etcd3: setup  ## the etcd adapter on the etcd3 library itself, in a virtual environment of its own
 	@$(PYTHON) -m venv $(VENV)/etcd3
-	@$(VENV)/etcd3/bin/python -m pip install -q --disable-pip-version-check 'etcd3==0.12.0' 'protobuf==3.20.3' setuptools cython pynacl solders
-	@$(VENV)/etcd3/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation .
+	@$(VENV)/etcd3/bin/python -m pip install -q --disable-pip-version-check 'etcd3==0.12.0' 'protobuf==3.20.3' \
+		aiohttp click cryptography hypothesis pynacl pytest pytest-timeout rich solders
 	@TOWER_ETCD3_PYTHON=$(VENV)/etcd3/bin/python $(BIN)/python -m pytest -q tests/etcd/test_etcd3_library.py
 
 constraints: setup  ## write constraints.txt anew from what is installed

@@ -1,0 +1,383 @@
+"""What `tower.store` promises, held against every adapter: memory, file, and a real etcd with mutual TLS."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.etcd import open_store, wait_until
+from tower.errors import InvalidInput, StoreError
+from tower.keys import to_base58
+from tower.store import (
+    ABSENT,
+    INSTANCE_BYTES,
+    Claimed,
+    Committed,
+    Fence,
+    Outcome,
+    Owner,
+    Refusal,
+    Refused,
+    Sighting,
+    Store,
+    Unknown,
+)
+from tower.stores.file import FileStore
+from tower.stores.memory import MemoryBackend, MemoryStore
+
+T = 10.0  # seconds; a bound, never waited for
+Open = Callable[[], Store]
+
+
+@pytest.fixture(params=["memory", "file", "etcd"])
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens further clients of one and the same store."""
+    opened: list[Store] = []
+    backend = MemoryBackend()
+    server = request.getfixturevalue("etcd_server") if request.param == "etcd" else None
+
+    def open_one() -> Store:
+        if server is not None:
+            opened.append(open_store(server))
+        else:
+            opened.append(MemoryStore(backend) if request.param == "memory" else FileStore(tmp_path / "towers"))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+def owner(who: str = "primary", at_ms: int = 1_700_000_000_000, slot: int | None = None) -> Owner:
+    return Owner(who, "start", host="h", pid=7, at_ms=at_ms, last_voted_slot=slot)
+
+
+def claim(store: Store, identity: str, who: Owner | None = None) -> Claimed:
+    claimed = store.claim(store.look(identity, T), who or owner(), T)
+    assert isinstance(claimed, Claimed), claimed
+    return claimed
+
+
+def put(store: Store, fence: Fence, expected: int, record: bytes) -> Outcome:
+    return store.begin_store(fence, expected, record, T).outcome(T)
+
+
+def committed(store: Store, fence: Fence, expected: int, record: bytes) -> Committed:
+    outcome = put(store, fence, expected, record)
+    assert isinstance(outcome, Committed), outcome
+    assert (outcome.fence, outcome.record) == (fence, record)
+    return outcome
+
+
+def test_an_absent_record_and_looks_without_effect(opener: Open, identity: str) -> None:
+    store, other = opener(), opener()
+    assert isinstance(store, Store)
+    nothing = Sighting(identity, ABSENT, None, ABSENT, None, None)
+    assert store.look(identity, T) == other.look(identity, T) == store.look(identity, T) == nothing
+    assert store.history(identity, T) == []
+
+    claimed = store.claim(nothing, owner(), T)  # so many looks, and the sighting is still the present
+    assert isinstance(claimed, Claimed)
+    assert (claimed.record, claimed.record_revision) == (None, ABSENT)
+    seen = other.look(identity, T)
+    assert (seen.instance_revision, seen.instance) == (claimed.fence.revision, claimed.fence.instance)
+    assert (seen.record, seen.record_revision, seen.owner) == (None, ABSENT, owner())
+    assert seen == store.look(identity, T)
+    committed(store, claimed.fence, ABSENT, b"tower")  # a look takes nobody's fence away
+
+
+def test_fences_rise_over_all_identities_and_carry_fresh_bytes(opener: Open, rng: random.Random) -> None:
+    stores = [opener(), opener()]
+    identities = [to_base58(rng.randbytes(32)) for _ in range(3)]
+    fences = [claim(rng.choice(stores), rng.choice(identities)).fence for _ in range(20)]
+    revisions = [fence.revision for fence in fences]
+    assert revisions == sorted(set(revisions))
+    assert revisions[0] > ABSENT
+    assert {len(fence.instance) for fence in fences} == {INSTANCE_BYTES}
+    assert len({fence.instance for fence in fences}) == len(fences)
+
+
+def test_s3_an_old_fence_is_refused_after_a_claim(opener: Open, identity: str) -> None:
+    first, second = opener(), opener()
+    mine = claim(first, identity)
+    written = committed(first, mine.fence, mine.record_revision, b"tower 1")
+    yours = claim(second, identity)
+    assert (yours.record, yours.record_revision) == (b"tower 1", written.record_revision)
+
+    fenced = Refused(Refusal.FENCED, mine.fence.revision, yours.fence.revision)
+    assert put(first, mine.fence, written.record_revision, b"tower 2") == fenced
+    assert put(first, mine.fence, ABSENT, b"tower 1") == fenced  # not even the repetition of what did commit
+    assert second.look(identity, T).record == b"tower 1"
+    committed(second, yours.fence, yours.record_revision, b"tower 2'")
+
+
+def test_a_fence_must_agree_in_revision_and_bytes(opener: Open, identity: str) -> None:
+    """A backup that was restored counts revisions again; the random bytes still tell two claims apart."""
+    store = opener()
+    mine = claim(store, identity)
+    other_bytes = Fence(identity, mine.fence.revision, bytes(INSTANCE_BYTES))
+    other_revision = Fence(identity, mine.fence.revision + 1, mine.fence.instance)
+    for forged in (other_bytes, other_revision):
+        outcome = put(store, forged, mine.record_revision, b"tower")
+        assert isinstance(outcome, Refused)
+        assert outcome.reason is Refusal.FENCED
+    assert store.look(identity, T).record is None
+
+
+def test_a_wrong_expected_revision_is_a_conflict(opener: Open, identity: str) -> None:
+    store = opener()
+    fence = claim(store, identity).fence
+    one = committed(store, fence, ABSENT, b"tower 1")
+    conflict = Refused(Refusal.CONFLICT, ABSENT, one.record_revision)
+    assert put(store, fence, ABSENT, b"tower 2") == conflict
+    wrong = one.record_revision + 1
+    assert put(store, fence, wrong, b"tower 2") == Refused(Refusal.CONFLICT, wrong, one.record_revision)
+    assert store.look(identity, T).record == b"tower 1"
+
+
+def test_a_repetition_of_a_committed_write_says_the_same_again(opener: Open, identity: str) -> None:
+    store = opener()
+    fence = claim(store, identity).fence
+    one = committed(store, fence, ABSENT, b"tower 1")
+    assert put(store, fence, ABSENT, b"tower 1") == one
+    two = committed(store, fence, one.record_revision, b"tower 2")
+    assert put(opener(), fence, one.record_revision, b"tower 2") == two
+    assert store.look(identity, T).record_revision == two.record_revision
+
+
+def test_s4_a_late_copy_never_takes_the_record_back(opener: Open, identity: str) -> None:
+    store = opener()
+    fence = claim(store, identity).fence
+    one = committed(store, fence, ABSENT, b"tower 1")
+    two = committed(store, fence, one.record_revision, b"tower 2")
+    three = committed(store, fence, two.record_revision, b"tower 3")
+    for expected, record in ((ABSENT, b"tower 1"), (one.record_revision, b"tower 2")):
+        assert put(store, fence, expected, record) == Refused(Refusal.CONFLICT, expected, three.record_revision)
+    assert store.look(identity, T).record == b"tower 3"
+
+
+@pytest.mark.parametrize("record", [b"", bytes(range(256)) * 40, b"\n{}\0"], ids=["empty", "10 kB", "text-like"])
+def test_records_come_back_byte_for_byte(opener: Open, identity: str, record: bytes) -> None:
+    store = opener()
+    written = committed(store, claim(store, identity).fence, ABSENT, record)
+    assert written.record_revision != ABSENT
+    assert claim(opener(), identity).record == record
+    assert store.look(identity, T).record == record
+
+
+def test_the_loser_of_a_race_is_refused_and_changes_nothing(opener: Open, identity: str) -> None:
+    first, second = opener(), opener()
+    sighting = second.look(identity, T)
+    winner = claim(first, identity, owner("winner"))
+    assert second.claim(sighting, owner("loser"), T) == Refused(Refusal.FENCED, ABSENT, winner.fence.revision)
+    assert second.look(identity, T).owner == owner("winner")
+    assert [claimed.who for claimed in second.history(identity, T)] == ["winner"]
+    committed(first, winner.fence, ABSENT, b"tower")
+
+
+def test_of_ten_concurrent_claims_from_one_sighting_exactly_one_wins(opener: Open, identity: str) -> None:
+    sighting = opener().look(identity, T)
+    stores = [opener() for _ in range(10)]
+    barrier = threading.Barrier(10)
+    results: list[Claimed | Refused | Unknown] = []
+
+    def race(store: Store, who: str) -> None:
+        barrier.wait(T)
+        results.append(store.claim(sighting, owner(who), T))
+
+    threads = [threading.Thread(target=race, args=(store, f"racer {n}")) for n, store in enumerate(stores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(T)
+    winners = [result for result in results if isinstance(result, Claimed)]
+    losers = [result for result in results if isinstance(result, Refused) and result.reason is Refusal.FENCED]
+    assert (len(winners), len(losers)) == (1, 9)
+    assert stores[0].look(identity, T).instance == winners[0].fence.instance
+    assert len(stores[0].history(identity, T)) == 1
+
+
+def test_history_tells_every_claim_in_order(opener: Open, identity: str) -> None:
+    # The second machine's clock is behind: the order is that of the claims, not of the clocks.
+    owners = [owner("primary", 3000), owner("secondary", 1000, slot=41), owner("primary", 3500, slot=99)]
+    for each in owners:
+        claim(opener(), identity, each)
+    other = identity[:-1] + ("2" if identity[-1] != "2" else "3")
+    claim(opener(), other, owner("elsewhere"))
+    assert opener().history(identity, T) == owners
+
+
+def test_a_watch_fires_once_on_a_foreign_claim_and_never_on_own_stores(opener: Open, identity: str) -> None:
+    first, second = opener(), opener()
+    other = identity[:-1] + ("2" if identity[-1] != "2" else "3")
+    mine = claim(first, identity)
+    lost: list[int] = []
+    closed: list[int] = []
+    first.watch(mine.fence, lost.append)
+    first.watch(mine.fence, closed.append).close()
+    one = committed(first, mine.fence, ABSENT, b"tower 1")
+    committed(first, mine.fence, one.record_revision, b"tower 2")
+    claim(second, other)
+    assert lost == []
+
+    yours = claim(second, identity)
+    wait_until(lambda: lost, "the watch fires")
+    claim(second, identity)
+    late: list[int] = []
+    watch = first.watch(mine.fence, late.append)  # lost before it began
+    wait_until(lambda: late, "a watch on a lost fence fires")
+    watch.close()
+    watch.close()
+    assert (lost, len(late), closed) == ([yours.fence.revision], 1, [])
+
+
+def test_a_closed_store_says_so_and_leaves_no_thread(opener: Open, identity: str) -> None:
+    before = set(threading.enumerate())
+    store = opener()
+    mine = claim(store, identity)
+    store.watch(mine.fence, lambda _: None)
+    committed(store, mine.fence, ABSENT, b"tower")
+    store.close()
+    store.close()
+    wait_until(lambda: set(threading.enumerate()) <= before, "no thread of the store is left")
+    with pytest.raises(StoreError, match="closed"):
+        store.look(identity, T)
+    assert isinstance(put(store, mine.fence, ABSENT, b"tower"), Unknown)
+
+
+@pytest.mark.parametrize("identity", ["", "../x", "a/b", "a b"])
+def test_an_identity_cannot_reach_other_keys(opener: Open, identity: str) -> None:
+    with pytest.raises(InvalidInput, match="identity"):
+        opener().look(identity, T)
+
+
+# -- random sequences against a model
+
+CLIENTS = 3
+ACTIONS = st.tuples(st.sampled_from(["look", "claim", "store", "store", "store", "stale", "repeat"]), st.integers(0, CLIENTS - 1))
+
+
+class Model:
+    """What a store is, for one identity: numbers stand for revisions and are compared with the adapter's by equality."""
+
+    def __init__(self) -> None:
+        self.claims = 0
+        self.record: bytes | None = None
+
+    def claim(self, seen: int) -> bool:
+        if self.claims != seen:
+            return False
+        self.claims += 1
+        return True
+
+    def store(self, fence: int, expected: bytes | None, record: bytes) -> Refusal | None:
+        if fence != self.claims:
+            return Refusal.FENCED
+        if self.record not in (expected, record):
+            return Refusal.CONFLICT
+        self.record = record
+        return None
+
+
+@pytest.fixture
+def clients(opener: Open) -> list[Store]:
+    """Shared by all examples of one test; each example has an identity of its own."""
+    return [opener() for _ in range(CLIENTS)]
+
+
+@given(actions=st.lists(ACTIONS, min_size=5, max_size=40))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_any_sequence_does_what_the_model_says(clients: list[Store], actions: list[tuple[str, int]]) -> None:
+    identity = to_base58(random.SystemRandom().randbytes(32))
+    model = Model()
+    sightings = [clients[0].look(identity, T)] * CLIENTS
+    seen = [0] * CLIENTS  # the model's claims at each client's sighting
+    held: list[tuple[Fence, int] | None] = [None] * CLIENTS  # each client's fence, and the model's
+    known: dict[bytes | None, int] = {None: ABSENT}  # the revision of each record ever stored
+    writes: list[tuple[Fence, int, bytes | None, bytes]] = []
+    for number, (action, who) in enumerate(actions):
+        store, mine = clients[who], held[who]
+        if action == "look":
+            sightings[who], seen[who] = store.look(identity, T), model.claims
+            assert (sightings[who].record, sightings[who].record_revision) == (model.record, known[model.record])
+        elif action == "claim":
+            claimed = store.claim(sightings[who], owner(str(who)), T)
+            assert isinstance(claimed, Claimed) == model.claim(seen[who])
+            if isinstance(claimed, Claimed):
+                assert (claimed.record, claimed.record_revision) == (model.record, known[model.record])
+                held[who] = (claimed.fence, model.claims)
+        elif action == "repeat" and writes:
+            check(store, model, known, *writes[-1 - who % len(writes)])
+        elif mine is not None:
+            expected = model.record if action == "store" else None
+            write = (mine[0], mine[1], expected, b"%d" % number)
+            check(store, model, known, *write)
+            writes.append(write)
+    assert clients[0].look(identity, T).record == model.record
+
+
+def check(
+    store: Store,
+    model: Model,
+    known: dict[bytes | None, int],
+    fence: Fence,
+    fence_number: int,
+    expected: bytes | None,
+    record: bytes,
+) -> None:
+    """One write on both sides; the answers must agree."""
+    outcome = put(store, fence, known[expected], record)
+    refusal = model.store(fence_number, expected, record)
+    if refusal is None:
+        assert isinstance(outcome, Committed), outcome
+        known[record] = outcome.record_revision
+    else:
+        assert isinstance(outcome, Refused), outcome
+        assert outcome.reason is refusal
+
+
+def test_two_owners_that_fight_leave_one_chain_of_records(opener: Open, identity: str, rng: random.Random) -> None:
+    """Each record names its predecessor. Whatever the two do to each other, the committed ones form one chain."""
+    goal = 60
+    chains: list[dict[int, str]] = [{}, {}]
+    turns = [rng.randrange(1, 8) for _ in range(1000)]
+    problems: list[object] = []
+
+    def fight(me: int, store: Store) -> None:
+        count = 0
+        for turn in turns:
+            if count >= goal:
+                return
+            claimed = store.claim(store.look(identity, T), owner(str(me)), T)
+            if not isinstance(claimed, Claimed):
+                continue
+            count, revision = int((claimed.record or b"0 ").split()[0]), claimed.record_revision
+            for _ in range(turn):
+                outcome = put(store, claimed.fence, revision, b"%d by %d" % (count + 1, me))
+                if not isinstance(outcome, Committed):
+                    if not isinstance(outcome, Refused) or outcome.reason is not Refusal.FENCED:
+                        problems.append(outcome)
+                    break
+                count, revision = count + 1, outcome.record_revision
+                if count in chains[me]:
+                    problems.append(f"{count} twice by {me}")
+                chains[me][count] = f"{count} by {me}"
+
+    threads = [threading.Thread(target=fight, args=(me, opener())) for me in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not problems
+    assert not chains[0].keys() & chains[1].keys(), "both committed a record of the same number: the chain forked"
+    last = opener().look(identity, T).record
+    assert last is not None
+    top = int(last.split()[0])
+    assert sorted(chains[0] | chains[1]) == list(range(1, top + 1))
+    assert top >= goal

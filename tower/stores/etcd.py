@@ -1,0 +1,320 @@
+"""The tower store in etcd: for a primary and a secondary on different machines.
+
+Keys and values of `instance` and `tower` are those of the validators from 1.9 to 2.x, so that one of those and ours
+fence each other on one etcd; the others sit beside them and inform people only.
+
+=====================================  ================================================================================
+`<identity>/instance`                  8 bytes; whose mod revision is the fence
+`<identity>/tower`                     the record
+`<identity>/owner`                     who claimed last, as JSON, with the instance that it belongs to
+`<identity>/history/<ms>-<instance>`   the same for every claim; ms with 20 digits
+=====================================  ================================================================================
+
+===========  ===========================================  ==================================  =========================
+transaction  if                                           then                                else
+===========  ===========================================  ==================================  =========================
+look                                                      get instance, tower, owner
+claim        rev(instance) = seen                         put instance, owner, history;       get instance, tower
+                                                          get tower
+store        rev(instance) = fence, instance = its        put tower                           get instance, tower
+             bytes, rev(tower) = expected
+===========  ===========================================  ==================================  =========================
+
+The instance's bytes are compared as well, because an etcd restored from a backup may give revisions out again (S3).
+
+**Lost answers.** A copy of a transaction without an answer may have committed, and may still. Every transaction is
+therefore sent again with the *same bytes*, and its own effect is recognised: a claim by its random instance, a store by
+its record under the fence. `Refused` comes only from an answer, never from an error, and says that this write cannot
+commit any more. (A fenced one whose earlier copy got no answer may have committed *before* it was fenced; then the new
+owner has read it. It must not be released either way.)
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from tower.errors import InvalidInput, StoreError, StoreUnavailable, WireError
+from tower.store import (
+    ABSENT,
+    INSTANCE_BYTES,
+    Claimed,
+    Committed,
+    Fence,
+    Outcome,
+    Owner,
+    Refusal,
+    Refused,
+    Sighting,
+    Unknown,
+)
+from tower.stores import _etcd_messages as pb
+from tower.stores._common import CLOSE_WAIT, Deadline, LostOnce, check_identity, decode_owner, encode_owner
+from tower.stores._etcd_link import (
+    BACKOFF_FIRST,
+    CALL_ERRORS,
+    CLOSED,
+    LIBRARY,
+    METADATA,
+    RECONNECT_MS_MAX,
+    Exchange,
+    Link,
+    Links,
+    read_credentials,
+)
+
+__all__ = ["LIBRARY", "EtcdStore"]
+
+HISTORY_PAGE, HISTORY_PAGES_MAX = 500, 200  # claims in one read, and reads; 100 000 claims are centuries of failovers
+RECORD_BYTES_MAX = 1 << 20  # etcd refuses requests above 1.5 MiB
+
+
+class _Keys:
+    def __init__(self, identity: str) -> None:
+        prefix = check_identity(identity).encode() + b"/"
+        self.instance, self.tower, self.owner = prefix + b"instance", prefix + b"tower", prefix + b"owner"
+        self.history, self.history_end = prefix + b"history/", prefix + b"history0"  # "0" follows "/"
+
+    def history_of(self, at_ms: int, instance: bytes) -> bytes:
+        return self.history + f"{max(at_ms, 0):020d}-{instance.hex()}".encode()
+
+
+def _revision(found: pb.KeyValue | None) -> int:
+    return ABSENT if found is None else found.mod_revision
+
+
+def _value(found: pb.KeyValue | None) -> bytes | None:
+    return None if found is None else found.value
+
+
+class EtcdStore:
+    """The store in the etcd cluster behind `endpoints`; implements `tower.store.Store`.
+
+    Connects when first used. `ca_cert`, `cert` and `key` are PEM bytes; every endpoint must prove `domain_name`.
+    `attempt_timeout` is how long one endpoint may take before the next one is asked.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[tuple[str, int]],
+        *,
+        ca_cert: bytes,
+        cert: bytes,
+        key: bytes,
+        domain_name: str = "localhost",
+        attempt_timeout: float = 1.0,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        if not endpoints:
+            raise InvalidInput("no etcd endpoint: give --etcd-endpoint host:port")
+        if not attempt_timeout > 0:
+            raise InvalidInput(f"attempt_timeout is {attempt_timeout}: it must be above 0 seconds")
+        credentials = read_credentials(ca_cert, cert, key)
+        distinct = dict.fromkeys(endpoints)
+        links = [Link(host, port, credentials, domain_name, attempt_timeout) for host, port in distinct]
+        self._links = Links(links, attempt_timeout)
+        self._random_bytes = random_bytes
+        self._watches: list[_EtcdWatch] = []
+
+    def look(self, identity: str, timeout: float) -> Sighting:
+        keys = _Keys(identity)
+        request = pb.txn(success=[pb.range_op(keys.instance), pb.range_op(keys.tower), pb.range_op(keys.owner)])
+        deadline = Deadline(timeout)
+        answer = _answer(self._exchange(request, (0, 3), deadline, may_give_up=True), deadline)
+        instance, tower, owner = answer.ranges
+        holder = decode_owner(_value(owner), instance.value) if instance else None
+        return Sighting(identity, _revision(instance), _value(instance), _revision(tower), _value(tower), holder)
+
+    def claim(self, sighting: Sighting, owner: Owner, timeout: float) -> Claimed | Refused | Unknown:
+        keys, instance = _Keys(sighting.identity), self._random_bytes(INSTANCE_BYTES)
+        entry = encode_owner(owner, instance)
+        request = pb.txn(
+            compare=[pb.compare_mod_revision(keys.instance, sighting.instance_revision)],
+            success=[
+                pb.put_op(keys.instance, instance),
+                pb.put_op(keys.owner, entry),
+                pb.put_op(keys.history_of(owner.at_ms, instance), entry),
+                pb.range_op(keys.tower),
+            ],
+            failure=[pb.range_op(keys.instance), pb.range_op(keys.tower)],
+        )
+        deadline = Deadline(timeout)
+        exchange = self._exchange(request, (2, 1), deadline)
+        answer = exchange.result(deadline)
+        if answer is None:
+            return Unknown(exchange.cause())
+        tower, revision = answer.ranges[-1], answer.revision
+        if not answer.succeeded:
+            held = answer.ranges[0]
+            if held is None or held.value != instance:
+                return Refused(Refusal.FENCED, sighting.instance_revision, _revision(held))
+            # An earlier copy had won. Nobody else could write the record since: the instance is still ours.
+            revision = held.mod_revision
+        return Claimed(Fence(sighting.identity, revision, instance), _revision(tower), _value(tower))
+
+    def begin_store(self, fence: Fence, expected_revision: int, record: bytes, timeout: float) -> _EtcdPending:
+        keys, record = _Keys(fence.identity), bytes(record)
+        if len(record) > RECORD_BYTES_MAX:
+            raise InvalidInput(f"a record of {len(record)} bytes: etcd takes {RECORD_BYTES_MAX}")
+        request = pb.txn(
+            compare=[
+                pb.compare_mod_revision(keys.instance, fence.revision),
+                pb.compare_value(keys.instance, fence.instance),
+                pb.compare_mod_revision(keys.tower, expected_revision),
+            ],
+            success=[pb.put_op(keys.tower, record)],
+            failure=[pb.range_op(keys.instance), pb.range_op(keys.tower)],
+        )
+        return _EtcdPending(self._exchange(request, (2, 0), Deadline(timeout)), fence, expected_revision, record)
+
+    def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> _EtcdWatch:
+        if self._links.closed:
+            raise StoreError(CLOSED)
+        watch = _EtcdWatch(self._links, fence, on_lost)
+        self._watches = [other for other in self._watches if not other.lost.done]
+        self._watches.append(watch)
+        return watch
+
+    def history(self, identity: str, timeout: float) -> list[Owner]:
+        keys, deadline = _Keys(identity), Deadline(timeout)
+        entries: list[pb.KeyValue] = []
+        start = keys.history
+        for _ in range(HISTORY_PAGES_MAX):
+            request = pb.range_request(start, keys.history_end, HISTORY_PAGE)
+            exchange = Exchange(self._links, "range", request, pb.decode_range, deadline, may_give_up=True)
+            page = _answer(exchange, deadline)
+            entries += page.kvs
+            if not page.more or not page.kvs:
+                # By revision and not by key: the clocks of two machines may disagree about the order of claims.
+                owners = (decode_owner(entry.value) for entry in sorted(entries, key=lambda entry: entry.mod_revision))
+                return [owner for owner in owners if owner is not None]
+            start = page.kvs[-1].key + b"\0"
+        raise StoreError(f"{identity}: more than {HISTORY_PAGE * HISTORY_PAGES_MAX} claims; remove old history keys")
+
+    def close(self) -> None:
+        watches, self._watches = self._watches, []
+        for watch in watches:
+            watch.close()
+        if not self._links.closed:
+            self._links.close()
+
+    def _exchange(
+        self, request: bytes, ranges: tuple[int, int], deadline: Deadline, *, may_give_up: bool = False
+    ) -> Exchange[pb.TxnAnswer]:
+        def decode(data: bytes) -> pb.TxnAnswer:
+            return pb.decode_txn(data, ranges)
+
+        return Exchange(self._links, "txn", request, decode, deadline, may_give_up=may_give_up)
+
+
+T = TypeVar("T")
+
+
+def _answer(exchange: Exchange[T], wait: Deadline) -> T:
+    answer = exchange.result(wait)
+    if answer is None:
+        raise StoreUnavailable(exchange.cause())
+    return answer
+
+
+class _EtcdPending:
+    def __init__(self, exchange: Exchange[pb.TxnAnswer], fence: Fence, expected: int, record: bytes) -> None:
+        self._exchange, self._fence, self._expected, self._record = exchange, fence, expected, record
+        self._outcome: Outcome | None = None
+
+    def outcome(self, timeout: float) -> Outcome:
+        if self._outcome is None:
+            answer = self._exchange.result(Deadline(timeout))
+            if answer is None:
+                return Unknown(self._exchange.cause())
+            self._outcome = self._judge(answer)
+        return self._outcome
+
+    def _judge(self, answer: pb.TxnAnswer) -> Outcome:
+        if answer.succeeded:
+            return Committed(self._fence, answer.revision, self._record)
+        instance, tower = answer.ranges
+        if instance is None or (instance.mod_revision, instance.value) != (self._fence.revision, self._fence.instance):
+            return Refused(Refusal.FENCED, self._fence.revision, _revision(instance))
+        if tower is not None and tower.value == self._record:
+            return Committed(self._fence, tower.mod_revision, self._record)
+        return Refused(Refusal.CONFLICT, self._expected, _revision(tower))
+
+
+class _EtcdWatch:
+    """One thread that watches the instance on one endpoint, and goes on to the next when that one fails.
+
+    Each time it first reads the instance and watches from that moment on, so no change is missed while no endpoint was
+    watched, and none of the revisions that etcd has compacted away is needed.
+    """
+
+    def __init__(self, links: Links, fence: Fence, on_lost: Callable[[int], None]) -> None:
+        self._links, self._fence = links, fence
+        self._key = _Keys(fence.identity).instance
+        self.lost = LostOnce(on_lost)
+        self._stop = threading.Event()
+        self._call: Any = None
+        self._thread = threading.Thread(target=self._run, name=f"tower-watch-{fence.identity}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        backoff, at = BACKOFF_FIRST, self._links.all.index(self._links.current)
+        while not self._stop.is_set():
+            link = self._links.all[at]
+            try:
+                revision, watched = self._watch_on(link)
+            except (*CALL_ERRORS, WireError):
+                revision, watched = None, False  # the next store says why; here another endpoint is tried
+            except ValueError:
+                return  # the channel was closed, and the store with it
+            if revision is not None:
+                self.lost.fire(revision)
+                return
+            at = (at + 1) % len(self._links.all)
+            backoff = BACKOFF_FIRST if watched else min(2 * backoff, RECONNECT_MS_MAX / 1000)
+            self._stop.wait(backoff)
+
+    def _watch_on(self, link: Link) -> tuple[int | None, bool]:
+        """The revision of a foreign claim, or `None` when this endpoint's watch has ended; and whether it had begun."""
+        timeout = self._links.attempt_timeout
+        now = pb.decode_range(link.range(pb.range_request(self._key), timeout=timeout, metadata=METADATA))
+        held = now.kvs[0] if now.kvs else None
+        if held is None or (held.mod_revision, held.value) != (self._fence.revision, self._fence.instance):
+            return _revision(held), True
+        requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        requests.put(pb.watch_create(self._key, now.revision + 1))
+
+        def outgoing() -> Iterator[bytes]:
+            while (request := requests.get()) is not None:
+                yield request
+
+        watched = False
+        self._call = link.watch(outgoing(), metadata=METADATA)
+        try:
+            if self._stop.is_set():
+                return None, watched
+            for data in self._call:
+                answer = pb.decode_watch(data)
+                watched = watched or answer.created
+                if answer.changes:
+                    return answer.changes[-1], watched
+                if answer.cancelled is not None:
+                    return None, watched
+            return None, watched
+        except CALL_ERRORS:
+            return None, watched
+        finally:
+            self._call.cancel()
+            requests.put(None)  # ends the thread of gRPC that reads `outgoing`
+
+    def close(self) -> None:
+        self.lost.close()
+        self._stop.set()
+        call = self._call
+        if call is not None:
+            call.cancel()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(CLOSE_WAIT)
