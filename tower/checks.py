@@ -4,8 +4,8 @@ A check never raises for a "no", and never looks at a clock, a store or the netw
 numbers that were compared (stakes in lamports, slots as slots). Stakes are compared as the clients on the cluster do:
 IEEE doubles, strictly greater.
 
->>> check_recent(TowerVoteState([(5, 1)]), 5)
-Check(name='recent', passed=False, observed=5, required=5, reason='slot 5 is not newer than the last vote 5')
+>>> check_recent(TowerVoteState([(5, 1)]), 5).reason
+'slot 5 is not newer than the last vote 5'
 
 Sources: core/src/consensus.rs (is_recent, is_locked_out, check_vote_stake_thresholds,
 make_check_switch_threshold_decision, collect_vote_lockouts) of solana-labs v1.17 and Agave.
@@ -21,29 +21,42 @@ from tower.forkchoice import ForkChoice
 from tower.types import FrozenBank, VoteAccountState
 
 __all__ = [
+    "SHALLOW_THRESHOLDS",
+    "SUPERMINORITY_THRESHOLD",
     "SWITCH_FORK_THRESHOLD",
     "Check",
     "SwitchDecision",
     "check_can_sign",
     "check_lockout",
+    "check_propagation",
     "check_recent",
     "check_switch",
-    "check_threshold",
+    "check_thresholds",
     "stake_voted_for",
 ]
 
 SWITCH_FORK_THRESHOLD = 0.38
+SUPERMINORITY_THRESHOLD = 1 / 3
+SHALLOW_THRESHOLDS = ((4, SWITCH_FORK_THRESHOLD), (5, SWITCH_FORK_THRESHOLD))
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question and its answer; `reason` says why not, and is empty when passed."""
+    """One question and its answer; `reason` says why not, and is empty when passed.
+
+    One that is not `blocking` only warns: it is reported with the decision and does not keep us from voting.
+    """
 
     name: str
     passed: bool
     observed: float = 0
     required: float = 0
     reason: str = ""
+    blocking: bool = True
+
+    @property
+    def refuses(self) -> bool:
+        return self.blocking and not self.passed
 
 
 class SwitchDecision(enum.Enum):
@@ -69,9 +82,10 @@ def check_lockout(state: TowerVoteState, slot: int, forks: ForkChoice) -> Check:
         return Check("lockout", True, slot)
     after = state.copy()
     after.process_vote(slot)
-    for voted, confirmation_count in after.votes:
+    before = dict(state.votes)
+    for voted, _ in after.votes:
         if voted != slot and voted not in ancestors:
-            until = voted + (1 << confirmation_count)
+            until = voted + (1 << before.get(voted, 0))
             return Check("lockout", False, slot, until, f"the vote for {voted} on another fork binds until {until}")
     if after.root is not None and after.root != slot and after.root not in ancestors:
         return Check("lockout", False, slot, after.root, f"the root {after.root} is not known to be on this fork")
@@ -104,38 +118,58 @@ def _vote_under(state: VoteAccountState, slot: int) -> int | None:
     return stack[-1].slot if stack else None
 
 
-def check_threshold(
+def check_thresholds(
     state: TowerVoteState, bank: FrozenBank, forks: ForkChoice, threshold_depth: int, threshold_size: float
-) -> Check:
-    """The vote `threshold_depth` below the candidate must be one that more than `threshold_size` of the stake followed.
+) -> list[Check]:
+    """At some depths below the candidate, enough stake must have followed what we voted there.
 
-    Passes where the stack is not that deep, and where this vote would not deepen that lockout.
+    The tower's own depth and size block the vote; the shallow ones (`SHALLOW_THRESHOLDS`) only warn, unless they are as
+    deep as the tower's. A check passes where the stack is not that deep, and where this vote would not deepen that lockout.
     """
     after = state.copy()
     after.process_vote(bank.slot)
-    deep = after.nth_recent(threshold_depth)
+    wanted = [pair for pair in SHALLOW_THRESHOLDS if pair[0] != threshold_depth] + [(threshold_depth, threshold_size)]
+    return [
+        _check_threshold(state, after, bank, forks, depth, size, blocking=depth >= threshold_depth)
+        for depth, size in wanted
+    ]
+
+
+def _check_threshold(
+    state: TowerVoteState, after: TowerVoteState, bank: FrozenBank, forks: ForkChoice, depth: int, size: float, blocking: bool
+) -> Check:
+    name = f"threshold at depth {depth}"
+    deep = after.nth_recent(depth)
     if deep is None:
-        return Check("threshold", True)
+        return Check(name, True, blocking=blocking)
     voted_stake, total = stake_voted_for(bank, deep[0], forks)
     share = voted_stake / total if total else 0.0
-    if share > threshold_size or deep in state.votes:
-        return Check("threshold", True, share, threshold_size)
-    reason = f"{share:.3f} of the stake follows slot {deep[0]}, {threshold_depth} deep; more than {threshold_size:.3f} must"
-    return Check("threshold", False, share, threshold_size, reason)
+    if share > size or deep in state.votes:
+        return Check(name, True, share, size, blocking=blocking)
+    reason = f"{share:.3f} of the stake follows slot {deep[0]}, {depth} deep; more than {size:.3f} must"
+    return Check(name, False, share, size, reason, blocking)
 
 
 def check_switch(
-    last_voted_slot: int | None, bank: FrozenBank, forks: ForkChoice
+    last_voted_slot: int | None, bank: FrozenBank, forks: ForkChoice, stray: bool = False
 ) -> tuple[SwitchDecision, Check]:
-    """Leaving the fork of the last vote needs more than 38 % of the stake locked out on forks other than it."""
+    """Leaving the fork of the last vote needs more than 38 % of the stake locked out on forks other than it.
+
+    Counted are the accounts with a vote on another fork that still binds at our last vote, and those whose newest gossip
+    vote is newer than our last vote and on another fork. `stray`: the last vote was restored from a tower and its slot is
+    unknown to this tree, so nothing is known of its ancestors.
+    """
     if last_voted_slot is None or forks.is_ancestor(last_voted_slot, bank.slot):
         return SwitchDecision.SAME_FORK, Check("switch", True)
     if forks.is_ancestor(bank.slot, last_voted_slot):
         reason = f"slot {bank.slot} is an ancestor of the last vote {last_voted_slot}"
         return SwitchDecision.FAILED, Check("switch", False, 0.0, SWITCH_FORK_THRESHOLD, reason)
+    if stray and bank.slot < last_voted_slot:
+        reason = f"voting is suspended until the restored last vote {last_voted_slot} is passed"
+        return SwitchDecision.FAILED, Check("switch", False, 0.0, SWITCH_FORK_THRESHOLD, reason)
     total = sum(bank.stakes.get(account, 0) for account in bank.votes)
-    locked_out = sum(bank.stakes.get(account, 0) for account in _locked_out(last_voted_slot, bank, forks))
-    share = locked_out / total if total else 0.0
+    counted = _locked_out(last_voted_slot, bank, forks) | _gossiped(last_voted_slot, bank, forks)
+    share = sum(bank.stakes.get(account, 0) for account in counted) / total if total else 0.0
     if share > SWITCH_FORK_THRESHOLD:
         return SwitchDecision.SWITCH_PROOF, Check("switch", True, share, SWITCH_FORK_THRESHOLD)
     reason = (
@@ -145,18 +179,27 @@ def check_switch(
     return SwitchDecision.FAILED, Check("switch", False, share, SWITCH_FORK_THRESHOLD, reason)
 
 
+def _proves(other: int, last_voted_slot: int, candidate: int, forks: ForkChoice) -> bool:
+    """Whether votes on the fork of `other` say something about leaving the last vote for the candidate.
+
+    Not on our own fork; and, where ours is known, not one that left ours only after the candidate's fork had: such votes
+    still speak for a part of our fork that the candidate does not hold.
+    """
+    if other == last_voted_slot or forks.is_ancestor(last_voted_slot, other):
+        return False
+    if last_voted_slot not in forks:
+        return True
+    common = forks.common_ancestor(other, last_voted_slot)
+    return common is not None and forks.is_ancestor(common, candidate)
+
+
 def _locked_out(last_voted_slot: int, candidate: FrozenBank, forks: ForkChoice) -> set[bytes]:
-    """Vote accounts with a vote on another fork that still binds at our last vote."""
+    """Vote accounts with a landed vote on another fork that still binds at our last vote."""
     ours = forks.ancestors(last_voted_slot)
     counted: set[bytes] = set()
     for leaf in forks.leaves():
-        if leaf.slot == last_voted_slot or forks.is_ancestor(last_voted_slot, leaf.slot):
+        if not _proves(leaf.slot, last_voted_slot, candidate.slot, forks):
             continue
-        if last_voted_slot in forks:
-            # A fork that leaves ours below the point where the candidate does, proves nothing about the candidate's.
-            common = forks.common_ancestor(leaf.slot, last_voted_slot)
-            if common is None or not forks.is_ancestor(common, candidate.slot):
-                continue
         for account, state in leaf.votes.items():
             if account not in counted and any(
                 vote.last_locked_out_slot >= last_voted_slot and vote.slot > forks.root and vote.slot not in ours
@@ -164,6 +207,35 @@ def _locked_out(last_voted_slot: int, candidate: FrozenBank, forks: ForkChoice) 
             ):
                 counted.add(account)
     return counted
+
+
+def _gossiped(last_voted_slot: int, candidate: FrozenBank, forks: ForkChoice) -> set[bytes]:
+    """Vote accounts whose newest gossip vote, for a frozen bank, is newer than our last vote and on another fork."""
+    return {
+        account
+        for account, slot in forks.gossip_votes()
+        if slot > last_voted_slot and slot in forks and _proves(slot, last_voted_slot, candidate.slot, forks)
+    }
+
+
+def check_propagation(bank: FrozenBank, identity: bytes, forks: ForkChoice) -> Check:
+    """Our newest leader slot on the candidate's fork must have reached more than a third of the stake.
+
+    Vacuous where the candidate is our own block, or no block of ours is on its fork. An account has seen our block if its
+    newest vote, landed or by gossip, is for the block or beyond.
+    """
+    if bank.leader == identity:
+        return Check("propagation", True)
+    own = next((above for above in forks.path(bank.slot) if above.leader == identity), None)
+    if own is None:
+        return Check("propagation", True)
+    total = sum(bank.stakes.values())
+    seen = sum(bank.stakes.get(account, 0) for account in forks.voted_at_or_beyond(own.slot))
+    share = seen / total if total else 0.0
+    if share > SUPERMINORITY_THRESHOLD:
+        return Check("propagation", True, share, SUPERMINORITY_THRESHOLD)
+    reason = f"our block {own.slot} has reached {share:.3f} of the stake; more than a third must have seen it"
+    return Check("propagation", False, share, SUPERMINORITY_THRESHOLD, reason)
 
 
 def check_can_sign(

@@ -19,6 +19,8 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "TowerError",
+    "TowerInconsistent",
+    "TowerTooOld",
     "WireError",
     "WrongTower",
 ]
@@ -58,6 +60,19 @@ class WrongTower(TowerError):
         super().__init__(f"the tower belongs to {found}, not to {expected}")
         self.expected = expected
         self.found = found
+
+
+class TowerTooOld(TowerError):
+    """The last vote of a stored tower is older than the ledger's slot history reaches, so it cannot be placed."""
+
+    def __init__(self, last_voted_slot: int, oldest_slot: int) -> None:
+        super().__init__(f"the tower's last vote {last_voted_slot} is older than the slot history, which begins at {oldest_slot}")
+        self.last_voted_slot = last_voted_slot
+        self.oldest_slot = oldest_slot
+
+
+class TowerInconsistent(TowerError):
+    """A stored tower and the ledger cannot both be true: another cluster's tower, or a damaged ledger."""
 
 
 class SigningError(TowerError):

@@ -57,6 +57,7 @@ class ForkChoice:
         self._nodes = {root.slot: self._root}
         self._rooted = set(sorted(rooted)[-ROOTED_SLOTS_MAX:])
         self._latest: dict[bytes, tuple[int, int]] = {}  # vote account -> (newest voted slot, stake counted there)
+        self._gossip: dict[bytes, int] = {}  # vote account -> newest slot that a gossip vote named
         self._fold_votes(root)
 
     @property
@@ -68,6 +69,15 @@ class ForkChoice:
 
     def __contains__(self, slot: int) -> bool:
         return slot in self._nodes
+
+    def knows(self, slot: int) -> bool:
+        """Whether `slot` is in the tree or remembered as an ancestor of its root."""
+        return slot in self._nodes or slot in self._rooted
+
+    def note_rooted(self, slot: int) -> None:
+        """Remember `slot` as an ancestor of the root, learnt from elsewhere (a slot history)."""
+        if slot < self.root:
+            self._rooted.add(slot)
 
     def bank(self, slot: int) -> FrozenBank | None:
         node = self._nodes.get(slot)
@@ -110,6 +120,29 @@ class ForkChoice:
         if node is not None and stake:
             for above in node.path():
                 above.subtree_stake += stake
+
+    def note_gossip_vote(self, account: bytes, slot: int, bank_hash: bytes) -> None:
+        """A vote that was seen and has not landed yet. Counts for switching and propagation, never for the weight of a fork.
+
+        Only votes for a bank of this tree, with its hash, are taken; an older one than the account's newest changes nothing.
+        """
+        node = self._nodes.get(slot)
+        if node is not None and node.bank.bank_hash == bank_hash and slot > self._gossip.get(account, -1):
+            self._gossip[account] = slot
+
+    def gossip_votes(self) -> list[tuple[bytes, int]]:
+        """`(vote account, slot)` of the newest gossip votes."""
+        return list(self._gossip.items())
+
+    def voted_at_or_beyond(self, slot: int) -> set[bytes]:
+        """The accounts whose newest vote, landed or by gossip, is for `slot` or a descendant of it."""
+        newest = [(account, voted) for account, (voted, _) in self._latest.items()] + self.gossip_votes()
+        return {account for account, voted in newest if voted in self._nodes and self.is_ancestor(slot, voted)}
+
+    def path(self, slot: int) -> Iterator[FrozenBank]:
+        """The bank of `slot` and its ancestors in the tree, newest first; nothing for an unknown slot."""
+        node = self._nodes.get(slot)
+        return iter(()) if node is None else (above.bank for above in node.path())
 
     def stake(self, slot: int) -> int:
         """The stake, in lamports, whose newest vote is for `slot` or a descendant of it."""
@@ -183,3 +216,4 @@ class ForkChoice:
         for account, (voted, stake) in list(self._latest.items()):
             if stake and voted not in kept:
                 self._latest[account] = (voted, 0)
+        self._gossip = {account: voted for account, voted in self._gossip.items() if voted in kept}

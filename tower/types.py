@@ -180,3 +180,4 @@ class FrozenBank:
     votes: Mapping[bytes, VoteAccountState] = field(default_factory=dict)
     stakes: Mapping[bytes, int] = field(default_factory=dict)
     block_id: bytes = ZERO_HASH
+    leader: bytes | None = None  # who produced it, where that is known

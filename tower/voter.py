@@ -33,11 +33,37 @@ from typing import Any
 from tower import checks
 from tower._fast import TowerVoteState
 from tower.checks import Check, SwitchDecision
-from tower.errors import InvalidInput, InvariantViolation, TowerError
+from tower.errors import InvalidInput, InvariantViolation, TowerError, TowerTooOld
+from tower.events import (
+    Adopted,
+    BankFrozen,
+    Claim,
+    DeadlinePassed,
+    Decision,
+    Effect,
+    Event,
+    FenceLost,
+    Halt,
+    HaltReason,
+    LedgerView,
+    Look,
+    Looked,
+    LookFailed,
+    Persist,
+    Release,
+    Resign,
+    RootAdvanced,
+    Settle,
+    StoreAnswered,
+    TakeOver,
+    Vote,
+    VoteSeen,
+)
 from tower.forkchoice import ForkChoice
 from tower.keys import to_base58
 from tower.lockout import adopt, malformed, require_well_formed
-from tower.store import Claimed, Committed, Fence, Refused, Sighting, Unknown
+from tower.restore import adjust
+from tower.store import Claimed, Committed, Fence, Refused, Unknown
 from tower.types import ZERO_HASH, BlockTimestamp, FrozenBank, Tower
 from tower.wire import decode_saved_tower, new_tower, to_current
 
@@ -54,6 +80,7 @@ __all__ = [
     "FenceLost",
     "Halt",
     "HaltReason",
+    "LedgerView",
     "Look",
     "LookFailed",
     "Looked",
@@ -65,12 +92,17 @@ __all__ = [
     "StoreAnswered",
     "TakeOver",
     "Vote",
+    "VoteSeen",
     "Voter",
     "VoterConfig",
     "VoterState",
 ]
 
 CLAIM_ATTEMPTS_MAX = 8  # races lost, or answers lost, before a take-over is given up
+MAX_ROOT_DISTANCE_FOR_VOTE_ONLY = 400  # slots from the root to the candidate beyond which blocks carry votes only
+SLOT_HASHES_NAMED = 512  # a vote for a slot that the tip's SlotHashes no longer names cannot land
+REFRESH_VOTE_BLOCKHEIGHT = 16  # blocks after which a vote that did not land is sent again
+MAX_VOTE_REFRESH_INTERVAL_S = 5
 TREE_LAG_SLOTS_MAX = 512  # how far our own root may stay behind the cluster's before the tree is pruned without it
 
 
@@ -97,169 +129,19 @@ class VoterConfig:
     rebuild_wait_slots: int = 200
 
 
+# ------------------------------------------------------------------------------------------------------- the machine
+
+
 @dataclass(frozen=True, slots=True)
-class Vote:
-    """A decided vote: everything that its record and its transaction are made of, and nothing secret."""
+class _LastCast:
+    """The last vote as it was, for sending it again; `at_slot` is where its blockhash is from, `None` if restored."""
 
     slot: int
     bank_hash: bytes
     block_id: bytes
-    state: TowerVoteState  # with this vote in it; never changed again
     timestamp: int | None
-    last_timestamp: BlockTimestamp
-    threshold_depth: int
-    threshold_size: float
-    voter: bytes
-    blockhash: bytes
-    switch_proof: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What was thought about one candidate bank: the vote, or every reason against it."""
-
-    slot: int
-    vote: Vote | None
-    checks: tuple[Check, ...]
-    reset_slot: int  # the bank to build on: the tip of the fork that we are bound to, or the heaviest
-
-    @property
-    def refusals(self) -> tuple[Check, ...]:
-        return tuple(check for check in self.checks if not check.passed)
-
-
-# ------------------------------------------------------------------------------------------------------------ events
-
-
-@dataclass(frozen=True, slots=True)
-class TakeOver:
-    """The operator, or the start of the process, wants this identity to vote here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    sighting: Sighting
-
-
-@dataclass(frozen=True, slots=True)
-class LookFailed:
-    cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoreAnswered:
-    """The outcome of the claim or of the write in flight."""
-
-    outcome: Claimed | Committed | Refused | Unknown
-
-
-@dataclass(frozen=True, slots=True)
-class BankFrozen:
-    """A bank was frozen; `unix_s` is the wall clock in seconds, for the vote's timestamp only."""
-
-    bank: FrozenBank
+    at_slot: int | None
     unix_s: int
-
-
-@dataclass(frozen=True, slots=True)
-class RootAdvanced:
-    """The cluster rooted `slot`."""
-
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class FenceLost:
-    """The watch saw another instance claim, at `seen`."""
-
-    seen: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlinePassed:
-    """The time that a vote may wait for its store is over."""
-
-    cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class Resign:
-    """Stop voting as this identity, by order."""
-
-    reason: str
-
-
-Event = (
-    TakeOver | Looked | LookFailed | StoreAnswered | BankFrozen | RootAdvanced | FenceLost | DeadlinePassed | Resign
-)
-
-
-# ----------------------------------------------------------------------------------------------------------- effects
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Read both keys of the identity."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    sighting: Sighting
-    last_voted_slot: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """The identity is ours: the fence is held and the tower loaded. `votes_from_slot` is set where it must wait."""
-
-    fence: Fence
-    last_voted_slot: int | None
-    votes_from_slot: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Persist:
-    """Write the tower that contains `vote`, fenced, and sign the vote's transaction meanwhile."""
-
-    fence: Fence
-    expected_revision: int
-    vote: Vote
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """Repeat the write in flight, unchanged, to learn what became of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Send the vote in flight: `committed` is the proof that its tower is durable."""
-
-    committed: Committed
-    vote: Vote
-
-
-class HaltReason(enum.Enum):
-    """Why a voter stopped: who must act next differs."""
-
-    RESIGNED = "resigned"
-    REFUSED = "refused"  # found before the claim: nothing was taken from anybody
-    LOST_FENCE = "lost the fence"
-    STORE_FAILED = "the store failed"
-    TOWER_UNUSABLE = "the stored tower is unusable"
-    INTERNAL = "an invariant does not hold"
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    reason: HaltReason
-    text: str
-
-
-Effect = Look | Claim | Adopted | Persist | Settle | Release | Halt
-
-
-# ------------------------------------------------------------------------------------------------------- the machine
 
 
 class Voter:
@@ -275,12 +157,20 @@ class Voter:
         self._claims_left = CLAIM_ATTEMPTS_MAX
         self._pending: Vote | None = None
         self._votes_from_slot: int | None = None
+        self._ledger: LedgerView | None = None
         self._load(new_tower(config.identity), 0)
 
     def _load(self, tower: Tower, revision: int) -> None:
+        last = tower.last_vote
         self._tower_revision = revision
         self._votes = TowerVoteState(tower.lockouts, tower.root)
         self._last_voted_slot = tower.last_voted_slot
+        self._stray_slot: int | None = None
+        self._rebuilding = False
+        self._last_cast: _LastCast | None = None
+        if last.last_slot is not None:
+            block_id = last.block_id or ZERO_HASH
+            self._last_cast = _LastCast(last.last_slot, last.hash, block_id, last.timestamp, None, 0)
         self._last_timestamp = tower.last_timestamp
         self._threshold_depth = tower.threshold_depth
         self._threshold_size = tower.threshold_size
@@ -327,6 +217,10 @@ class Voter:
             return []  # below the root, or off the tree: nothing that we could vote on
         return []
 
+    def _vote_seen(self, event: VoteSeen) -> list[Effect]:
+        self.forks.note_gossip_vote(event.account, event.slot, event.bank_hash)
+        return []
+
     def _prune(self, event: RootAdvanced) -> list[Effect]:
         """Follow the cluster's root where we do not root ourselves, so that the tree stays bounded."""
         own_root = self._votes.root if self.fence is not None else None
@@ -344,7 +238,11 @@ class Voter:
 
     # ---- look, then claim
 
-    def _look(self, event: TakeOver | None = None) -> list[Effect]:
+    def _take_over(self, event: TakeOver) -> list[Effect]:
+        self._ledger = event.ledger
+        return self._look()
+
+    def _look(self) -> list[Effect]:
         self.state = VoterState.LOOKING
         return [Look()]
 
@@ -353,10 +251,7 @@ class Voter:
 
     def _looked(self, event: Looked) -> list[Effect]:
         """Everything that would keep us from voting is found here, before anybody loses anything (S5)."""
-        bank = self.forks.best()
-        _, can_sign = checks.check_can_sign(
-            bank, self.config.vote_account, self.config.identity, self.config.authorized_voters
-        )
+        _, can_sign = self._can_sign(self.forks.best())
         if not can_sign.passed:
             return self._halt(HaltReason.REFUSED, can_sign.reason)
         record = event.sighting.record
@@ -374,13 +269,32 @@ class Voter:
 
     def _accept(self, record: bytes, revision: int) -> str | None:
         """Load a stored record; what is wrong with it, if anything. The same check at the look and at the claim (S5)."""
+        whose = to_base58(self.config.identity)
         try:
             tower = to_current(decode_saved_tower(record, self.config.identity))
             require_well_formed(tower)
+            self._load(tower, revision)
+            self._place()
+        except TowerTooOld as problem:
+            if self.config.require_tower:
+                return f"the stored tower of {whose} is unusable and --require-tower is set: {problem}"
+            self._load(new_tower(self.config.identity), revision)
+            self._rebuilding = True
         except TowerError as problem:
-            return f"the stored tower of {to_base58(self.config.identity)} is unusable: {problem}"
-        self._load(tower, revision)
+            return f"the stored tower of {whose} is unusable: {problem}"
         return None
+
+    def _place(self) -> None:
+        """Bring a tower that the tree of banks does not reach in line with the ledger; see `tower.restore`."""
+        slots = [slot for slot, _ in self._votes.votes] + ([] if self._votes.root is None else [self._votes.root])
+        if self._ledger is None or all(self.forks.knows(slot) for slot in slots):
+            return
+        found = adjust(self._votes.votes, self._votes.root, self._ledger.replayed_root, self._ledger.history)
+        self._votes = TowerVoteState(found.votes, found.root)
+        self._stray_slot = found.stray_slot
+        self.forks.note_rooted(found.root)
+        if not found.votes:
+            self._last_voted_slot, self._last_cast = None, None  # all of it is rooted: nothing binds any more
 
     def _claim_answered(self, event: StoreAnswered) -> list[Effect]:
         match event.outcome:
@@ -403,14 +317,14 @@ class Voter:
                 return self._halt(HaltReason.TOWER_UNUSABLE, problem)
         elif claimed.record_revision or self._tower_revision:
             raise InvariantViolation("a tower that was seen is gone from the store")
-        else:
+        if claimed.record is None or self._rebuilding:
             self._rebuild()
         self.state = VoterState.READY
         adopted: Effect = Adopted(claimed.fence, self._last_voted_slot, self._votes_from_slot)
         return [adopted, *self._decide()]
 
     def _rebuild(self) -> None:
-        """No tower is stored: begin one from what landed, as the clients on the cluster do, and wait.
+        """No tower is stored, or one too old to be placed: begin from what landed, as the clients on the cluster do, and wait.
 
         Votes that were sent and never landed are unknown here. They cannot land, and so not matter, once their blockhash
         is too old; until then nothing is voted. An identity that never voted has nothing to wait for.
@@ -430,17 +344,22 @@ class Voter:
         return self._decide()
 
     def _decide(self) -> list[Effect]:
-        """Think about the heaviest bank; a vote for it goes to the store, and the state to PERSISTING."""
-        bank = self.forks.best()
-        if bank.slot == self._votes.last_voted_slot:
-            return []  # voted already
-        if self.fence is None:
-            raise InvariantViolation("a decision without a fence")
-        self._adopt_landed(bank)
-        self.decision = self._think(bank)
-        vote = self.decision.vote
+        """Think about the heaviest bank; a vote for it goes to the store, and the state to PERSISTING.
+
+        Where there is nothing new to vote for, the last vote may be sent again: the same promise with a younger blockhash,
+        through the same door, so that it too is fenced.
+        """
+        bank = self._candidate()
+        vote: Vote | None = None
+        if bank.slot != self._votes.last_voted_slot:
+            self._adopt_landed(bank)
+            self.decision = self._think(bank)
+            vote = self.decision.vote
+        vote = vote or self._refresh()
         if vote is None:
             return []
+        if self.fence is None:
+            raise InvariantViolation("a decision without a fence")
         problem = malformed(vote.state.votes, vote.state.root)
         if problem is not None:
             raise InvariantViolation(f"about to store a malformed tower: {problem}")
@@ -448,29 +367,84 @@ class Voter:
         self._pending = vote
         return [Persist(self.fence, self._tower_revision, vote)]
 
+    def _candidate(self) -> FrozenBank:
+        """The heaviest bank; or the tip of our own fork, where our last vote is on a lighter one and can no longer land.
+
+        Then only a newer vote on our own fork can still tell the cluster where we are bound.
+        """
+        best, last = self.forks.best(), self._last_voted_slot
+        if last is None or last not in self.forks or self.forks.is_ancestor(last, best.slot):
+            return best
+        tip = self.forks.best_below(last)
+        own = None if tip is None else tip.votes.get(self.config.vote_account)
+        if tip is None or tip.slot == last or own is None or (own.last_voted_slot or 0) >= last:
+            return best
+        beyond = sum(1 for bank in self.forks.path(tip.slot) if bank.slot > last)
+        switch, _ = checks.check_switch(last, best, self.forks, self._stray)
+        return tip if beyond > SLOT_HASHES_NAMED and switch is SwitchDecision.FAILED else best
+
+    @property
+    def _stray(self) -> bool:
+        return self._stray_slot is not None and self._stray_slot == self._last_voted_slot and self._stray_slot not in self.forks
+
+    def _refresh(self) -> Vote | None:
+        """The last vote once more, if it has not landed on its own fork for long enough. Never a new decision."""
+        cast = self._last_cast
+        if cast is None or cast.slot != self._votes.last_voted_slot or self._unix_s < cast.unix_s + MAX_VOTE_REFRESH_INTERVAL_S:
+            return None
+        tip = self.forks.best_below(cast.slot)
+        own = None if tip is None else tip.votes.get(self.config.vote_account)
+        if tip is None or tip.slot <= cast.slot or own is None or own.last_voted_slot is None or own.last_voted_slot >= cast.slot:
+            return None
+        if cast.at_slot is not None:
+            blocks = sum(1 for bank in self.forks.path(tip.slot) if bank.slot > cast.at_slot)
+            if blocks < REFRESH_VOTE_BLOCKHEIGHT:
+                return None
+        voter, _ = self._can_sign(tip)
+        if voter is None or not self._check_waited(tip).passed:
+            return None
+        timestamp = (self._last_timestamp.timestamp if cast.timestamp is None else cast.timestamp) + 1
+        return Vote(
+            slot=cast.slot,
+            bank_hash=cast.bank_hash,
+            block_id=cast.block_id,
+            state=self._votes.copy(),
+            timestamp=timestamp,
+            last_timestamp=BlockTimestamp(cast.slot, timestamp),
+            threshold_depth=self._threshold_depth,
+            threshold_size=self._threshold_size,
+            voter=voter,
+            blockhash=tip.last_blockhash,
+            switch_proof=None,
+            cast_at_slot=tip.slot,
+        )
+
     def _adopt_landed(self, bank: FrozenBank) -> None:
         """Votes of ours that landed and that our tower does not know bind us all the same."""
         own = bank.votes.get(self.config.vote_account)
         if own is not None and (own.last_voted_slot or 0) > (self._votes.last_voted_slot or 0):
             self._votes = adopt(self._votes, own.lockouts, own.root)
             self._last_voted_slot = self._votes.last_voted_slot
+            self._last_cast = None  # it has landed: nothing to send again
 
     def _think(self, bank: FrozenBank) -> Decision:
         config, votes = self.config, self._votes
-        voter, can_sign = checks.check_can_sign(bank, config.vote_account, config.identity, config.authorized_voters)
-        switch, may_switch = checks.check_switch(self._last_voted_slot, bank, self.forks)
+        voter, can_sign = self._can_sign(bank)
+        switch, may_switch = checks.check_switch(self._last_voted_slot, bank, self.forks, self._stray)
+        vote_only = bank.slot > self.forks.root + MAX_ROOT_DISTANCE_FOR_VOTE_ONLY
         results = (
             can_sign,
             self._check_waited(bank),
             may_switch,
             checks.check_recent(votes, bank.slot),
             checks.check_lockout(votes, bank.slot, self.forks),
-            checks.check_threshold(votes, bank, self.forks, self._threshold_depth, self._threshold_size),
+            *checks.check_thresholds(votes, bank, self.forks, self._threshold_depth, self._threshold_size),
+            checks.check_propagation(bank, config.identity, self.forks),
         )
-        if voter is None or not all(check.passed for check in results):
+        if voter is None or any(check.refuses for check in results):
             bound = switch is SwitchDecision.FAILED and self._last_voted_slot is not None
             own_fork = self.forks.best_below(self._last_voted_slot or 0) if bound else None
-            return Decision(bank.slot, None, results, (own_fork or bank).slot)
+            return Decision(bank.slot, None, results, (own_fork or bank).slot, vote_only)
         after = votes.copy()
         after.process_vote(bank.slot)
         timestamp, last_timestamp = self._timestamp(bank.slot)
@@ -486,8 +460,13 @@ class Voter:
             voter=voter,
             blockhash=bank.last_blockhash,
             switch_proof=ZERO_HASH if switch is SwitchDecision.SWITCH_PROOF else None,
+            cast_at_slot=bank.slot,
         )
-        return Decision(bank.slot, vote, results, bank.slot)
+        return Decision(bank.slot, vote, results, bank.slot, vote_only)
+
+    def _can_sign(self, bank: FrozenBank) -> tuple[bytes | None, Check]:
+        config = self.config
+        return checks.check_can_sign(bank, config.vote_account, config.identity, config.authorized_voters)
 
     def _check_waited(self, bank: FrozenBank) -> Check:
         first = self._votes_from_slot
@@ -527,6 +506,9 @@ class Voter:
         self._votes = vote.state
         self._last_voted_slot = vote.slot
         self._last_timestamp = vote.last_timestamp
+        self._last_cast = _LastCast(
+            vote.slot, vote.bank_hash, vote.block_id, vote.timestamp, vote.cast_at_slot, self._unix_s
+        )
         self._tower_revision = committed.record_revision
         if vote.state.root is not None and vote.state.root != old_root and vote.state.root in self.forks:
             self.forks.set_root(vote.state.root)
@@ -539,9 +521,22 @@ class Voter:
 
 Handler = Callable[[Voter, Any], list[Effect]]
 
+# What was under way when a voter stopped still answers.
+STILL_ARRIVING = (
+    Looked,
+    LookFailed,
+    StoreAnswered,
+    BankFrozen,
+    RootAdvanced,
+    VoteSeen,
+    FenceLost,
+    DeadlinePassed,
+    Resign,
+)
+
 S = VoterState
 TABLE: dict[tuple[VoterState, type], Handler] = {
-    (S.STANDBY, TakeOver): Voter._look,
+    (S.STANDBY, TakeOver): Voter._take_over,
     (S.LOOKING, Looked): Voter._looked,
     (S.LOOKING, LookFailed): Voter._look_failed,
     (S.CLAIMING, StoreAnswered): Voter._claim_answered,
@@ -559,10 +554,10 @@ TABLE: dict[tuple[VoterState, type], Handler] = {
     },
     **{(state, Resign): Voter._resign for state in S if state is not S.STOPPED},
     **{(state, RootAdvanced): Voter._prune for state in S if state is not S.STOPPED},
-    # What was under way when the voter stopped still answers; it changes nothing any more.
+    **{(state, VoteSeen): Voter._vote_seen for state in S if state is not S.STOPPED},
     **{
         (S.STOPPED, event): Voter._ignore
-        for event in (Looked, LookFailed, StoreAnswered, BankFrozen, RootAdvanced, FenceLost, DeadlinePassed, Resign)
+        for event in STILL_ARRIVING
     },
 }
 del S

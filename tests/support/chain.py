@@ -37,11 +37,12 @@ def bank(
     peer: Iterable[tuple[int, int]] = (),
     fork: str = "",
     peer_stake: int = 1_000,
+    leader: bytes | None = None,
 ) -> FrozenBank:
     """A bank with our account (10 lamports of stake) and one peer's."""
     votes = {VOTE_ACCOUNT: own or account(), PEER: account(peer, node=PEER)}
     stakes = {VOTE_ACCOUNT: 10, PEER: peer_stake}
-    return FrozenBank(slot, parent, digest(f"{fork}{slot}"), digest(f"hash {slot}"), 0, votes, stakes)
+    return FrozenBank(slot, parent, digest(f"{fork}{slot}"), digest(f"hash {slot}"), 0, votes, stakes, leader=leader)
 
 
 def peer_votes(upto: int) -> list[tuple[int, int]]:

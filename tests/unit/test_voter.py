@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from tests.support.chain import (
     FENCE,
     IDENTITY,
     OTHER,
+    PEER,
     UNIX_S,
     account,
     bank,
@@ -20,10 +22,14 @@ from tests.support.chain import (
     sighting,
 )
 from tower.forkchoice import ForkChoice
+from tower.restore import HISTORY_SLOTS, SlotHistory
 from tower.store import Claimed, Committed, Refusal, Refused, Unknown
 from tower.types import BlockTimestamp, LastVote, Lockout, Tower, VoteKind
 from tower.voter import (
     CLAIM_ATTEMPTS_MAX,
+    MAX_VOTE_REFRESH_INTERVAL_S,
+    REFRESH_VOTE_BLOCKHEIGHT,
+    SLOT_HASHES_NAMED,
     TABLE,
     Adopted,
     BankFrozen,
@@ -32,6 +38,7 @@ from tower.voter import (
     FenceLost,
     Halt,
     HaltReason,
+    LedgerView,
     Look,
     Looked,
     LookFailed,
@@ -44,6 +51,7 @@ from tower.voter import (
     TakeOver,
     Voter,
     VoterState,
+    VoteSeen,
 )
 from tower.wire import encode_saved_tower
 
@@ -56,6 +64,7 @@ EVENTS = {
     StoreAnswered: StoreAnswered(Unknown("lost")),
     BankFrozen: BankFrozen(bank(1, 0), UNIX_S),
     RootAdvanced: RootAdvanced(0),
+    VoteSeen: VoteSeen(PEER, 0, bank(0, None).bank_hash),
     FenceLost: FenceLost(99),
     DeadlinePassed: DeadlinePassed("late"),
     Resign: Resign("told"),
@@ -165,8 +174,9 @@ def test_nothing_leaves_but_the_vote_whose_tower_was_committed(script):
             assert in_flight is not None
 
 
-def saved(*slots, root=None, pair=IDENTITY, **changes) -> bytes:
-    lockouts = tuple(Lockout(slot, len(slots) - at) for at, slot in enumerate(slots))
+def saved(*slots, root=None, pair=IDENTITY, counts=None, **changes) -> bytes:
+    counts = counts or range(len(slots), 0, -1)
+    lockouts = tuple(Lockout(slot, count) for slot, count in zip(slots, counts, strict=True))
     vote = LastVote(VoteKind.TOWER_SYNC, tuple(slots), lockouts, root, b"h" * 32, UNIX_S, bytes(32))
     tower = Tower(pair.pubkey, lockouts, root, vote, BlockTimestamp(slots[-1], UNIX_S), **changes)
     return encode_saved_tower(tower, pair)
@@ -348,7 +358,8 @@ def test_a_deep_vote_that_nobody_followed_is_refused_by_the_threshold():
         voter.handle(StoreAnswered(Committed(FENCE, revision, b"")))
     assert voter.handle(BankFrozen(bank(8, 7), UNIX_S)) == []
     (refusal,) = voter.decision.refusals
-    assert (refusal.name, refusal.required) == ("threshold", 2 / 3)
+    assert (refusal.name, refusal.required) == ("threshold at depth 8", 2 / 3)
+    assert [warning.name for warning in voter.decision.warnings] == ["threshold at depth 4", "threshold at depth 5"]
     assert voter.handle(BankFrozen(bank(9, 8, peer=peer_votes(8)), UNIX_S)) != []
 
 
@@ -364,3 +375,151 @@ def test_an_echo_of_an_older_claim_is_no_loss():
     assert voter.handle(FenceLost(FENCE.revision)) == []
     (halt,) = voter.handle(FenceLost(FENCE.revision + 1))
     assert halt.reason is HaltReason.LOST_FENCE
+
+
+def after_long(last_slot: int, rooted: set[int]) -> tuple[Voter, list]:
+    """A take-over with a tower whose votes the tree (which begins at 1000) does not reach, and the ledger's history."""
+    voter = new_voter(ForkChoice(bank(1000, None, account([(990, 2)], 1))))
+    voter.handle(TakeOver(LedgerView(1000, SlotHistory.of({0, 1000, *rooted}, 1000))))
+    record = saved(1, 2, last_slot, root=0, counts=(12, 11, 1))
+    voter.handle(Looked(sighting(record, 5)))
+    return voter, voter.handle(StoreAnswered(Claimed(FENCE, 5, record)))
+
+
+def test_an_old_tower_is_brought_in_line_with_the_ledger():
+    voter, effects = after_long(900, rooted={1, 2, 900})
+    assert effects == [Adopted(FENCE, None, None)]  # all of it is rooted: nothing binds any more
+    assert (voter.votes.votes, voter.votes.root) == ([], 1000)
+    (persist,) = voter.handle(BankFrozen(bank(1001, 1000), UNIX_S))
+    assert persist.vote.state.votes == [(1001, 1)]
+
+
+def test_votes_of_an_old_tower_on_a_lost_fork_still_bind():
+    voter, effects = after_long(999, rooted={1, 2})
+    assert effects == [Adopted(FENCE, 999, None)]
+    assert (voter.votes.votes, voter.votes.root) == ([(999, 1)], 2)
+    assert voter.handle(BankFrozen(bank(1001, 1000), UNIX_S)) == []
+    assert {check.name for check in voter.decision.refusals} == {"switch", "lockout"}  # 999 binds until 1001
+    (persist,) = voter.handle(BankFrozen(bank(1002, 1001, peer=[(1001, 1)]), UNIX_S))
+    assert (persist.vote.state.votes, persist.vote.switch_proof) == ([(1002, 1)], bytes(32))
+
+
+def test_a_tower_that_cannot_be_of_this_ledger_is_refused_before_the_claim():
+    voter = new_voter(ForkChoice(bank(1000, None)))
+    voter.handle(TakeOver(LedgerView(1000, SlotHistory.of({2, 1000}, 1000))))
+    (halt,) = voter.handle(Looked(sighting(saved(1, 2, root=0), 5)))
+    assert (halt.reason, "not in the ledger" in halt.text) == (HaltReason.TOWER_UNUSABLE, True)
+
+
+def test_a_tower_too_old_for_the_history_is_rebuilt_and_waits_or_refused():
+    newest = HISTORY_SLOTS + 5_000
+    for require_tower in (False, True):
+        own = account([(newest - 10, 1)], newest - 20)
+        voter = new_voter(ForkChoice(bank(newest, None, own)), require_tower=require_tower)
+        voter.handle(TakeOver(LedgerView(newest, SlotHistory.of({newest}, newest))))
+        (effect,) = voter.handle(Looked(sighting(saved(1, 2), 5)))
+        if require_tower:
+            assert (effect.reason, "--require-tower" in effect.text) == (HaltReason.TOWER_UNUSABLE, True)
+            continue
+        assert isinstance(effect, Claim)
+        effects = voter.handle(StoreAnswered(Claimed(FENCE, 5, saved(1, 2))))
+        assert effects == [Adopted(FENCE, None, newest + 200)]
+        assert voter.votes.votes == [(newest - 10, 1)]
+
+
+def test_a_tower_of_the_future_suspends_voting_until_its_last_vote():
+    voter = new_voter(ForkChoice(bank(1000, None)))
+    voter.handle(TakeOver(LedgerView(1000, SlotHistory.of({1000}, 1000))))
+    record = saved(1010, 1011, root=1005)
+    voter.handle(Looked(sighting(record, 5)))
+    voter.handle(StoreAnswered(Claimed(FENCE, 5, record)))
+    assert (voter.votes.root, voter.decision.vote) == (1005, None)
+    assert "suspended" in " ".join(check.reason for check in voter.decision.refusals)
+
+
+def stuck_at_one() -> Voter:
+    """A voter that voted 0 and 1, of which only 0 landed. 1 is its own block, and nobody has seen it: no newer vote."""
+    voter = ready()
+    first = BankFrozen(bank(1, 0, account([(0, 1)]), leader=IDENTITY.pubkey), UNIX_S + 1)
+    assert [type(effect) for effect in voter.handle(first)] == [Persist]
+    voter.handle(StoreAnswered(Committed(FENCE, 20, b"")))
+    return voter
+
+
+def later(slot: int, seconds: int = 0, own=None) -> BankFrozen:
+    return BankFrozen(bank(slot, slot - 1, own or account([(0, 1)])), UNIX_S + (seconds or slot))
+
+
+def test_a_vote_that_does_not_land_is_sent_again_as_it_was():
+    voter = stuck_at_one()
+    cast = voter.votes
+    again = 1 + REFRESH_VOTE_BLOCKHEIGHT
+    for slot in range(2, again):
+        assert voter.handle(later(slot)) == []
+        assert {check.name for check in voter.decision.refusals} == {"propagation"}
+    (persist,) = voter.handle(later(again))
+    vote = persist.vote
+    assert (vote.slot, vote.state, vote.bank_hash, vote.switch_proof) == (1, cast, bank(1, 0).bank_hash, None)
+    assert (vote.timestamp, vote.last_timestamp) == (UNIX_S + 2, BlockTimestamp(1, UNIX_S + 2))
+    assert vote.blockhash == bank(again, 0).last_blockhash
+    assert persist.expected_revision == 20  # through the same door: fenced, and stored before it is sent
+    (release,) = voter.handle(StoreAnswered(Committed(FENCE, 99, b"")))
+    assert release.vote is vote
+    assert voter.votes == cast
+    # and not again before it is old again
+    for slot in range(again + 1, again + REFRESH_VOTE_BLOCKHEIGHT):
+        assert voter.handle(later(slot)) == []
+    assert [type(effect) for effect in voter.handle(later(again + REFRESH_VOTE_BLOCKHEIGHT))] == [Persist]
+
+
+def test_a_refresh_waits_for_its_seconds_and_never_follows_a_landing():
+    voter = stuck_at_one()
+    for slot in range(2, 40):
+        assert voter.handle(later(slot, seconds=MAX_VOTE_REFRESH_INTERVAL_S)) == []
+    assert voter.handle(later(40, own=account([(0, 2), (1, 1)]))) == []
+
+
+def test_a_refresh_is_refused_without_the_fence():
+    voter = stuck_at_one()
+    for slot in range(2, 2 + REFRESH_VOTE_BLOCKHEIGHT):
+        voter.handle(later(slot))
+    assert voter.state is VoterState.PERSISTING
+    (halt,) = voter.handle(StoreAnswered(REFUSED))
+    assert halt.reason is HaltReason.LOST_FENCE
+
+
+def test_far_from_the_root_blocks_are_vote_only():
+    voter = ready()
+    voter.handle(BankFrozen(bank(400, 0), UNIX_S))
+    assert not voter.decision.vote_only
+    voter.handle(StoreAnswered(Committed(FENCE, 30, b"")))
+    voter.handle(BankFrozen(bank(401, 400), UNIX_S))
+    assert voter.decision.vote_only
+
+
+def test_where_the_last_vote_can_no_longer_land_the_own_fork_is_voted_on():
+    """Our fork is the lighter one, we may not leave it, and our last vote is too old to land: vote on, on our own fork."""
+    landed = account([(0, 1)])
+    lighter = {"fork": "ours", "peer_stake": 20}
+    forks = ForkChoice(bank(0, None, landed, peer_stake=20))
+    voter = new_voter(forks)
+    voter.handle(TakeOver())
+    record = saved(0, 1)
+    voter.handle(Looked(sighting(record, 5)))
+    forks.add(bank(1, 0, landed, **lighter))
+    voter.handle(StoreAnswered(Claimed(FENCE, 5, record)))
+    assert (voter.state, voter.last_voted_slot) == (VoterState.READY, 1)
+    voter._unix_s = UNIX_S  # too early for a refresh
+    voter._last_cast = None
+    forks.add(bank(2, 0, landed, peer=[], fork="theirs", peer_stake=20))
+    parent = 1
+    for slot in range(10, 11 + SLOT_HASHES_NAMED):
+        forks.add(bank(slot, parent, landed, **lighter))
+        parent = slot
+    # a third of the stake votes on the other fork: heavier than ours (nothing of ours lands), too little to switch
+    theirs = bank(900, 2, landed, fork="theirs", peer_stake=20)
+    votes = {**theirs.votes, b"third": account([(2, 12)])}
+    forks.add(replace(theirs, votes=votes, stakes={**theirs.stakes, b"third": 10}))
+    assert forks.best().slot == 900
+    (persist,) = voter.handle(BankFrozen(bank(parent + 1, parent, landed, **lighter), UNIX_S))
+    assert (persist.vote.slot, persist.vote.switch_proof) == (parent + 1, None)
