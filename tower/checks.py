@@ -65,6 +65,7 @@ class SwitchDecision(enum.Enum):
     SAME_FORK = "same fork"
     SWITCH_PROOF = "enough stake is locked out on other forks"
     FAILED = "not enough stake is locked out on other forks"
+    FAILED_DUPLICATE_ROLLBACK = "the last vote is on a duplicate block, and the candidate is below it on the same fork"
 
 
 def check_recent(state: TowerVoteState, slot: int) -> Check:
@@ -151,14 +152,28 @@ def _check_threshold(
 
 
 def check_switch(
-    last_voted_slot: int | None, bank: FrozenBank, forks: ForkChoice, stray: bool = False
+    last_voted_slot: int | None,
+    bank: FrozenBank,
+    forks: ForkChoice,
+    stray: bool = False,
+    last_voted_hash: bytes | None = None,
 ) -> tuple[SwitchDecision, Check]:
     """Leaving the fork of the last vote needs more than 38 % of the stake locked out on forks other than it.
 
     Counted are the accounts with a vote on another fork that still binds at our last vote, and those whose newest gossip
     vote is newer than our last vote and on another fork. `stray`: the last vote was restored from a tower and its slot is
     unknown to this tree, so nothing is known of its ancestors.
+
+    Where the block voted for (`last_voted_hash`) turned out to be a duplicate, and another version stands for its slot,
+    leaving costs no proof; going back below it on its own fork is refused.
     """
+    if last_voted_slot is not None and last_voted_hash is not None:
+        bad = forks.invalid_ancestor(last_voted_slot, last_voted_hash)
+        if bad is not None and bank.slot != last_voted_slot and forks.is_ancestor(bank.slot, last_voted_slot):
+            reason = f"the last vote {last_voted_slot} is on the duplicate slot {bad}; slot {bank.slot} is below it"
+            return SwitchDecision.FAILED_DUPLICATE_ROLLBACK, Check("switch", False, bad, 0, reason)
+        if bad is not None and not forks.holds(last_voted_slot, last_voted_hash):
+            return SwitchDecision.SWITCH_PROOF, Check("switch", True)
     if last_voted_slot is None or forks.is_ancestor(last_voted_slot, bank.slot):
         return SwitchDecision.SAME_FORK, Check("switch", True)
     if forks.is_ancestor(bank.slot, last_voted_slot):

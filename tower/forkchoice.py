@@ -1,11 +1,11 @@
 """The tree of frozen banks, and which fork is the heaviest.
 
 Each voter's stake weighs on the newest slot that it is known to have voted for (in any frozen bank), and so on every
-ancestor of it. From the root, the heaviest child is followed down; equal weights go to the smaller slot. Nothing here knows
-our own tower: whether we *may* vote for the heaviest bank is asked in `tower.checks`.
+ancestor of it. From the root, the heaviest child is followed down; equal weights go to the smaller slot, then to the
+smaller bank hash. Nothing here knows our own tower: whether we *may* vote for the heaviest bank is asked in `tower.checks`.
 
 The tree begins at a root. Slots below it that are known to be its ancestors are remembered (a bounded number), so that
-old votes of a tower can still be placed. A bank needs its parent in the tree; a second bank for a slot is refused.
+old votes of a tower can still be placed. A bank needs its parent in the tree.
 
 >>> from tower.types import FrozenBank, Lockout, VoteAccountState
 >>> voted = {b"v": VoteAccountState(b"n", lockouts=(Lockout(2, 1),))}
@@ -16,6 +16,12 @@ old votes of a tower can still be placed. A bank needs its parent in the tree; a
 2
 >>> forks.is_ancestor(1, 3), forks.is_ancestor(2, 3)
 (True, False)
+
+**Duplicates.** A leader that produces two blocks for one slot makes two banks with different hashes; both are kept. A slot is
+one version at a time for every question that names a slot only: the first that is not marked invalid. `mark_invalid` takes a
+bank and all its descendants out of the candidates for the best fork (their weight above stays counted);
+`mark_confirmed`, for a bank that the cluster has duplicate-confirmed, takes that back for it, its ancestors, and what
+was invalid only because of them.
 
 Source: heaviest_subtree_fork_choice.rs and latest_validator_votes_for_frozen_banks.rs of the clients on the cluster.
 """
@@ -33,13 +39,21 @@ ROOTED_SLOTS_MAX = 4096  # slots below the root that are remembered as its ances
 
 
 class _Node:
-    __slots__ = ("bank", "children", "parent", "subtree_stake")
+    __slots__ = ("bank", "children", "confirmed", "duplicate", "invalid_ancestor", "parent", "subtree_stake")
 
     def __init__(self, bank: FrozenBank, parent: _Node | None) -> None:
         self.bank = bank
         self.parent = parent
         self.children: list[_Node] = []
         self.subtree_stake = 0
+        self.duplicate = False  # marked invalid itself
+        self.confirmed = False
+        # the newest slot at or above this bank that is marked invalid
+        self.invalid_ancestor: int | None = None if parent is None else parent.invalid_ancestor
+
+    @property
+    def key(self) -> tuple[int, bytes]:
+        return self.bank.slot, self.bank.bank_hash
 
     def path(self) -> Iterator[_Node]:
         """This node and its ancestors, up to the root of the tree."""
@@ -48,86 +62,115 @@ class _Node:
             yield node
             node = node.parent
 
+    def below(self) -> Iterator[_Node]:
+        """This node and its descendants."""
+        frontier = [self]
+        while frontier:
+            node = frontier.pop()
+            yield node
+            frontier.extend(node.children)
+
 
 class ForkChoice:
     """The banks from `root` on. `rooted` are slots below it that are known to be its ancestors."""
 
     def __init__(self, root: FrozenBank, rooted: Iterable[int] = ()) -> None:
         self._root = _Node(root, None)
-        self._nodes = {root.slot: self._root}
+        self._versions: dict[int, list[_Node]] = {root.slot: [self._root]}  # by slot, in the order of arrival
         self._rooted = set(sorted(rooted)[-ROOTED_SLOTS_MAX:])
-        self._latest: dict[bytes, tuple[int, int]] = {}  # vote account -> (newest voted slot, stake counted there)
+        self._latest: dict[bytes, tuple[int, bytes, int]] = {}  # vote account -> (newest slot, hash, stake counted there)
         self._gossip: dict[bytes, int] = {}  # vote account -> newest slot that a gossip vote named
-        self._fold_votes(root)
+        self._fold_votes(self._root)
+
+    # ---- the banks
 
     @property
     def root(self) -> int:
         return self._root.bank.slot
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return sum(len(versions) for versions in self._versions.values())
 
     def __contains__(self, slot: int) -> bool:
-        return slot in self._nodes
+        return slot in self._versions
 
     def knows(self, slot: int) -> bool:
         """Whether `slot` is in the tree or remembered as an ancestor of its root."""
-        return slot in self._nodes or slot in self._rooted
+        return slot in self._versions or slot in self._rooted
 
     def note_rooted(self, slot: int) -> None:
         """Remember `slot` as an ancestor of the root, learnt from elsewhere (a slot history)."""
         if slot < self.root:
             self._rooted.add(slot)
 
+    def _node(self, slot: int, bank_hash: bytes | None = None) -> _Node | None:
+        """The version of `slot` with that hash; without one, the first that is not invalid, else the first."""
+        versions = self._versions.get(slot, [])
+        if bank_hash is not None:
+            return next((node for node in versions if node.bank.bank_hash == bank_hash), None)
+        return next((node for node in versions if node.invalid_ancestor is None), versions[0] if versions else None)
+
     def bank(self, slot: int) -> FrozenBank | None:
-        node = self._nodes.get(slot)
+        node = self._node(slot)
         return None if node is None else node.bank
 
     def add(self, bank: FrozenBank) -> None:
-        """Take in a frozen bank and the votes in it. Raises `InvalidInput`, and changes nothing, if it cannot be placed."""
-        known = self._nodes.get(bank.slot)
-        if known is not None:
-            if known.bank.bank_hash == bank.bank_hash:
-                return
-            raise InvalidInput(f"slot {bank.slot} is known with another bank hash: a duplicate block")
-        parent = None if bank.parent_slot is None else self._nodes.get(bank.parent_slot)
+        """Take in a frozen bank and the votes in it. Raises `InvalidInput`, and changes nothing, if it cannot be placed.
+
+        The same bank again is no news. Another bank hash for a known slot is another version of it, under the parent
+        that `parent_hash` names.
+        """
+        if self._node(bank.slot, bank.bank_hash) is not None:
+            return
+        parent = None if bank.parent_slot is None else self._node(bank.parent_slot, bank.parent_hash)
         if parent is None or bank.slot <= parent.bank.slot:
             raise InvalidInput(f"bank {bank.slot}: its parent {bank.parent_slot} is not in the tree")
         node = _Node(bank, parent)
         parent.children.append(node)
-        self._nodes[bank.slot] = node
-        self._fold_votes(bank)
-        # A vote for a slot that only now became known begins to count.
-        for account, (slot, _) in list(self._latest.items()):
-            if slot == bank.slot:
-                self._move(account, slot, bank.stakes.get(account, 0))
+        self._versions.setdefault(bank.slot, []).append(node)
+        self._fold_votes(node)
+        # A vote for a bank that only now became known begins to count.
+        for account, (slot, bank_hash, counted) in list(self._latest.items()):
+            if slot == bank.slot and not counted and bank_hash in (b"", bank.bank_hash):
+                self._move(account, node, slot, bank.stakes.get(account, 0))
 
-    def _fold_votes(self, bank: FrozenBank) -> None:
+    def _fold_votes(self, node: _Node) -> None:
+        bank = node.bank
         for account, state in bank.votes.items():
             voted = state.last_voted_slot
-            if voted is not None and (account not in self._latest or voted > self._latest[account][0]):
-                self._move(account, voted, bank.stakes.get(account, 0))
+            if voted is None:
+                continue
+            # A vote account holds slots; the hash is that of the version on this bank's own fork, if it is on it.
+            named = next((above for above in node.path() if above.bank.slot <= voted), None)
+            if named is None or named.bank.slot != voted:
+                named = self._node(voted)
+            slot, bank_hash, _ = self._latest.get(account, (-1, b"", 0))
+            newer = voted > slot or (voted == slot and named is not None and named.bank.bank_hash < bank_hash)
+            if newer:
+                self._move(account, named, voted, bank.stakes.get(account, 0))
 
-    def _move(self, account: bytes, slot: int, stake: int) -> None:
-        old_slot, old_stake = self._latest.get(account, (slot, 0))
-        self._weigh(old_slot, -old_stake)
-        counted = stake if slot in self._nodes else 0
-        self._weigh(slot, counted)
-        self._latest[account] = (slot, counted)
+    def _move(self, account: bytes, node: _Node | None, slot: int, stake: int) -> None:
+        old = self._latest.get(account)
+        if old is not None and old[2]:
+            self._weigh(self._node(old[0], old[1]), -old[2])
+        counted = 0 if node is None else stake
+        self._weigh(node, counted)
+        self._latest[account] = (slot, b"" if node is None else node.bank.bank_hash, counted)
 
-    def _weigh(self, slot: int, stake: int) -> None:
-        node = self._nodes.get(slot)
+    @staticmethod
+    def _weigh(node: _Node | None, stake: int) -> None:
         if node is not None and stake:
             for above in node.path():
                 above.subtree_stake += stake
+
+    # ---- votes that have not landed
 
     def note_gossip_vote(self, account: bytes, slot: int, bank_hash: bytes) -> None:
         """A vote that was seen and has not landed yet. Counts for switching and propagation, never for the weight of a fork.
 
         Only votes for a bank of this tree, with its hash, are taken; an older one than the account's newest changes nothing.
         """
-        node = self._nodes.get(slot)
-        if node is not None and node.bank.bank_hash == bank_hash and slot > self._gossip.get(account, -1):
+        if self._node(slot, bank_hash) is not None and slot > self._gossip.get(account, -1):
             self._gossip[account] = slot
 
     def gossip_votes(self) -> list[tuple[bytes, int]]:
@@ -136,17 +179,14 @@ class ForkChoice:
 
     def voted_at_or_beyond(self, slot: int) -> set[bytes]:
         """The accounts whose newest vote, landed or by gossip, is for `slot` or a descendant of it."""
-        newest = [(account, voted) for account, (voted, _) in self._latest.items()] + self.gossip_votes()
-        return {account for account, voted in newest if voted in self._nodes and self.is_ancestor(slot, voted)}
+        newest = [(account, vote[0]) for account, vote in self._latest.items()] + self.gossip_votes()
+        return {account for account, voted in newest if voted in self._versions and self.is_ancestor(slot, voted)}
 
-    def path(self, slot: int) -> Iterator[FrozenBank]:
-        """The bank of `slot` and its ancestors in the tree, newest first; nothing for an unknown slot."""
-        node = self._nodes.get(slot)
-        return iter(()) if node is None else (above.bank for above in node.path())
+    # ---- which fork
 
     def stake(self, slot: int) -> int:
         """The stake, in lamports, whose newest vote is for `slot` or a descendant of it."""
-        node = self._nodes.get(slot)
+        node = self._node(slot)
         return 0 if node is None else node.subtree_stake
 
     def best(self) -> FrozenBank:
@@ -154,25 +194,44 @@ class ForkChoice:
         return self._heaviest_below(self._root).bank
 
     def best_below(self, slot: int) -> FrozenBank | None:
-        """The tip of the heaviest fork that holds `slot`; `None` if the slot is unknown."""
-        node = self._nodes.get(slot)
-        return None if node is None else self._heaviest_below(node).bank
+        """The tip of the heaviest fork that holds `slot`; `None` if the slot is unknown.
+
+        Where `slot` is invalid itself, its fork is no candidate at all: then the deepest bank on it.
+        """
+        node = self._node(slot)
+        if node is None:
+            return None
+        if node.invalid_ancestor is None:
+            return self._heaviest_below(node).bank
+        height = {node.key: 0}
+        deepest = node
+        for other in node.below():
+            height[other.key] = 0 if other is node or other.parent is None else height[other.parent.key] + 1
+            if self._rank(other, height[other.key]) > self._rank(deepest, height[deepest.key]):
+                deepest = other
+        return deepest.bank
+
+    @staticmethod
+    def _rank(node: _Node, height: int) -> tuple[int, int, int, tuple[int, ...]]:
+        return height, node.subtree_stake, -node.bank.slot, tuple(-byte for byte in node.bank.bank_hash)
 
     @staticmethod
     def _heaviest_below(node: _Node) -> _Node:
-        while node.children:
-            node = max(node.children, key=lambda child: (child.subtree_stake, -child.bank.slot))
+        while candidates := [child for child in node.children if child.invalid_ancestor is None]:
+            # the heaviest; of equals the smaller (slot, hash)
+            node = min(candidates, key=lambda child: (-child.subtree_stake, child.key))
         return node
 
     def leaves(self) -> Iterator[FrozenBank]:
         """The banks without children, smaller slots first."""
-        for slot in sorted(self._nodes):
-            if not self._nodes[slot].children:
-                yield self._nodes[slot].bank
+        for slot in sorted(self._versions):
+            for node in self._versions[slot]:
+                if not node.children:
+                    yield node.bank
 
     def ancestors(self, slot: int) -> set[int]:
         """The known ancestors of `slot`, without itself; empty for an unknown slot."""
-        node = self._nodes.get(slot)
+        node = self._node(slot)
         if node is None:
             return set()
         above = {other.bank.slot for other in node.path()}
@@ -181,24 +240,74 @@ class ForkChoice:
 
     def is_ancestor(self, older: int, newer: int) -> bool:
         """Whether `older` is an ancestor of `newer` or the same slot; False where either is unknown."""
-        node = self._nodes.get(newer)
+        node = self._node(newer)
         if node is None:
             return False
         return older in self._rooted or any(above.bank.slot == older for above in node.path())
 
     def common_ancestor(self, one: int, other: int) -> int | None:
         """The newest slot that both forks hold; `None` where either is unknown."""
-        first, second = self._nodes.get(one), self._nodes.get(other)
+        first, second = self._node(one), self._node(other)
         if first is None or second is None:
             return None
-        mine = {node.bank.slot for node in first.path()}
-        return next(node.bank.slot for node in second.path() if node.bank.slot in mine)
+        mine = {node.key for node in first.path()}
+        return next((node.bank.slot for node in second.path() if node.key in mine), None)
+
+    def path(self, slot: int) -> Iterator[FrozenBank]:
+        """The bank of `slot` and its ancestors in the tree, newest first; nothing for an unknown slot."""
+        node = self._node(slot)
+        return iter(()) if node is None else (above.bank for above in node.path())
+
+    # ---- duplicate slots
+
+    def mark_invalid(self, slot: int, bank_hash: bytes) -> None:
+        """This version of `slot` is a duplicate: it and its descendants are no candidates until one is confirmed.
+
+        Raises `InvalidInput` if that bank is unknown or was confirmed: then the caller's view of the cluster is wrong.
+        """
+        node = self._node(slot, bank_hash)
+        if node is None:
+            raise InvalidInput(f"slot {slot} with that hash is not in the tree")
+        if node.confirmed:
+            raise InvalidInput(f"slot {slot} was duplicate-confirmed and cannot be invalid")
+        node.duplicate = True
+        self._inherit(node)
+
+    def mark_confirmed(self, slot: int, bank_hash: bytes) -> None:
+        """The cluster has confirmed this version: it and its ancestors are valid, whatever was said of them.
+
+        Raises `InvalidInput` if that bank is unknown.
+        """
+        node = self._node(slot, bank_hash)
+        if node is None:
+            raise InvalidInput(f"slot {slot} with that hash is not in the tree")
+        for above in node.path():
+            above.confirmed, above.duplicate = True, False
+        self._inherit(self._root)
+
+    @staticmethod
+    def _inherit(top: _Node) -> None:
+        for node in top.below():  # parents come before their children
+            inherited = None if node.parent is None else node.parent.invalid_ancestor
+            node.invalid_ancestor = node.bank.slot if node.duplicate else inherited
+
+    def invalid_ancestor(self, slot: int, bank_hash: bytes | None = None) -> int | None:
+        """The newest slot at or above that bank which is marked invalid; `None` if there is none, or the bank is unknown."""
+        node = self._node(slot, bank_hash)
+        return None if node is None else node.invalid_ancestor
+
+    def holds(self, slot: int, bank_hash: bytes) -> bool:
+        """Whether the version that `slot` stands for here is the one with that hash."""
+        node = self._node(slot)
+        return node is not None and node.bank.bank_hash == bank_hash
+
+    # ---- the root
 
     def set_root(self, slot: int) -> None:
         """Make `slot` the root: forks that do not hold it are gone, its ancestors are remembered by slot."""
         if slot == self.root:
             return
-        node = self._nodes.get(slot)
+        node = self._node(slot)
         if node is None:
             raise InvalidInput(f"slot {slot} cannot become the root: it is not in the tree")
         self._rooted.update(above.bank.slot for above in node.path())
@@ -207,13 +316,11 @@ class ForkChoice:
             self._rooted = set(sorted(self._rooted)[-ROOTED_SLOTS_MAX:])
         node.parent = None
         self._root = node
-        kept, frontier = {}, [node]
-        while frontier:
-            next_node = frontier.pop()
-            kept[next_node.bank.slot] = next_node
-            frontier.extend(next_node.children)
-        self._nodes = kept
-        for account, (voted, stake) in list(self._latest.items()):
-            if stake and voted not in kept:
-                self._latest[account] = (voted, 0)
+        kept: dict[int, list[_Node]] = {}
+        for below in sorted(node.below(), key=lambda other: self._versions[other.bank.slot].index(other)):
+            kept.setdefault(below.bank.slot, []).append(below)
+        self._versions = kept
+        for account, (voted, bank_hash, stake) in list(self._latest.items()):
+            if stake and self._node(voted, bank_hash) is None:
+                self._latest[account] = (voted, bank_hash, 0)
         self._gossip = {account: voted for account, voted in self._gossip.items() if voted in kept}

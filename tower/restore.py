@@ -30,7 +30,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tower._bytes import Reader
+from tower._bytes import Reader, Writer
 from tower.errors import TowerInconsistent, TowerTooOld, WireError
 
 __all__ = ["HISTORY_SLOTS", "Adjusted", "SlotHistory", "SlotState", "adjust"]
@@ -79,6 +79,11 @@ class SlotHistory:
         for slot in slots:
             bits[slot % HISTORY_SLOTS // 8] |= 1 << slot % 8
         return cls(bytes(bits), newest + 1)
+
+    def encode(self) -> bytes:
+        """The sysvar's bytes: what `decode` reads."""
+        out = Writer().u8(1).u64(_WORDS).raw(self.bits)
+        return out.u64(HISTORY_SLOTS).u64(self.next_slot).bytes()
 
     @property
     def newest(self) -> int:

@@ -181,3 +181,4 @@ class FrozenBank:
     stakes: Mapping[bytes, int] = field(default_factory=dict)
     block_id: bytes = ZERO_HASH
     leader: bytes | None = None  # who produced it, where that is known
+    parent_hash: bytes | None = None  # which version of the parent's slot; None: the only one, or the first valid one

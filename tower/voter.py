@@ -380,12 +380,14 @@ class Voter:
         if tip is None or tip.slot == last or own is None or (own.last_voted_slot or 0) >= last:
             return best
         beyond = sum(1 for bank in self.forks.path(tip.slot) if bank.slot > last)
-        switch, _ = checks.check_switch(last, best, self.forks, self._stray)
+        switch, _ = self._check_switch(best)
         return tip if beyond > SLOT_HASHES_NAMED and switch is SwitchDecision.FAILED else best
 
-    @property
-    def _stray(self) -> bool:
-        return self._stray_slot is not None and self._stray_slot == self._last_voted_slot and self._stray_slot not in self.forks
+    def _check_switch(self, bank: FrozenBank) -> tuple[SwitchDecision, Check]:
+        last, cast = self._last_voted_slot, self._last_cast
+        stray = last is not None and last == self._stray_slot and last not in self.forks
+        bank_hash = cast.bank_hash if cast is not None and cast.slot == last else None
+        return checks.check_switch(last, bank, self.forks, stray, bank_hash)
 
     def _refresh(self) -> Vote | None:
         """The last vote once more, if it has not landed on its own fork for long enough. Never a new decision."""
@@ -430,7 +432,7 @@ class Voter:
     def _think(self, bank: FrozenBank) -> Decision:
         config, votes = self.config, self._votes
         voter, can_sign = self._can_sign(bank)
-        switch, may_switch = checks.check_switch(self._last_voted_slot, bank, self.forks, self._stray)
+        switch, may_switch = self._check_switch(bank)
         vote_only = bank.slot > self.forks.root + MAX_ROOT_DISTANCE_FOR_VOTE_ONLY
         results = (
             can_sign,

@@ -18,6 +18,7 @@ from tests.localnet.support import OUR_ACCOUNT, genesis
 from tower.localnet.genesis import LocalnetConfig
 from tower.localnet.server import Localnet
 
+SLOT_HISTORY = "SysvarS1otHistory11111111111111111111111111"
 SLOT_HASHES = "SysvarS1otHashes111111111111111111111111111"
 CLOCK = "SysvarC1ock11111111111111111111111111111111"
 VOTE_PROGRAM = "Vote111111111111111111111111111111111111111"

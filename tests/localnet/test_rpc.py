@@ -9,11 +9,31 @@ from typing import Any
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 
-from tests.localnet.served import ACCOUNT, CLOCK, PROCESSED, QUIET, SLOT_HASHES, VOTE_PROGRAM, run, running, until
+from tests.localnet.served import ACCOUNT, CLOCK, PROCESSED, QUIET, SLOT_HASHES, SLOT_HISTORY, VOTE_PROGRAM, run, running, until
 from tests.localnet.support import OUR_ACCOUNT, OURS, our_vote, vote
 from tower.keys import from_base58
 from tower.localnet.render import base58
+from tower.restore import SlotHistory, SlotState
 from tower.wire import decode_slot_hashes, decode_vote_account
+
+
+def test_slot_history_names_the_slots_of_the_bank_s_own_fork() -> None:
+    async def scenario() -> None:
+        async with running(QUIET, clock=False) as client:
+            made = client.localnet.cluster
+            while made.slot < 60:
+                made.step()
+            root = made.rpc_view.root
+            for level, newest in (("processed", made.rpc_view.best), ("finalized", root)):
+                answer = await client.call("getAccountInfo", SLOT_HISTORY, {"commitment": level, "encoding": "base64"})
+                history = SlotHistory.decode(base64.b64decode(answer["value"]["data"][0]))
+                assert (answer["context"]["slot"], history.newest) == (newest, newest)
+                chain = set(made.rpc_view.chain()) | set(made.rooted)
+                for slot in range(newest + 1):
+                    assert history.check(slot) is (SlotState.FOUND if slot in chain else SlotState.NOT_FOUND)
+            assert root > 0
+
+    run(scenario)
 
 
 def test_the_rpc_has_the_shapes_of_a_real_node() -> None:

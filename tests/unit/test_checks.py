@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.chain import IDENTITY, VOTE_ACCOUNT, digest
@@ -204,3 +206,18 @@ def test_can_sign_names_what_is_missing():
     assert (voter, check.passed) == (b"new", True)
     early = FrozenBank(1, 0, digest("1"), epoch=4, votes={VOTE_ACCOUNT: state})
     assert check_can_sign(early, VOTE_ACCOUNT, IDENTITY.pubkey, frozenset({b"new"}))[0] is None
+
+
+def test_a_vote_on_a_duplicate_leaves_it_for_free_but_never_back_below_it():
+    forks = ForkChoice(bank(0, None))
+    for slot, parent in ((1, 0), (2, 1), (3, 1)):
+        forks.add(bank(slot, parent))
+    mine = digest("2")
+    assert check_switch(2, forks.bank(3), forks, last_voted_hash=mine)[0] is SwitchDecision.FAILED
+    forks.mark_invalid(2, mine)
+    # no other version of 2 is known yet: still ours, so still no free switch
+    assert check_switch(2, forks.bank(3), forks, last_voted_hash=mine)[0] is SwitchDecision.FAILED
+    assert check_switch(2, forks.bank(1), forks, last_voted_hash=mine)[0] is SwitchDecision.FAILED_DUPLICATE_ROLLBACK
+    other = replace(bank(2, 1), bank_hash=digest("the other 2"))
+    forks.add(other)
+    assert check_switch(2, forks.bank(3), forks, last_voted_hash=mine)[0] is SwitchDecision.SWITCH_PROOF

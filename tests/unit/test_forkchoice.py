@@ -12,10 +12,11 @@ from tower.forkchoice import ForkChoice
 from tower.types import FrozenBank, Lockout, VoteAccountState
 
 
-def bank(slot, parent, votes=(), stakes=None, fork=""):
+def bank(slot, parent, votes=(), stakes=None, fork="", parent_fork=None):
     stakes = stakes or {}
     states = {voter: VoteAccountState(b"n", lockouts=(Lockout(voted, 1),)) for voter, voted in votes}
-    return FrozenBank(slot, parent, digest(f"{fork}{slot}"), votes=states, stakes=stakes)
+    parent_hash = None if parent_fork is None else digest(f"{parent_fork}{parent}")
+    return FrozenBank(slot, parent, digest(f"{fork}{slot}"), votes=states, stakes=stakes, parent_hash=parent_hash)
 
 
 def test_newest_votes_weigh_once_on_their_whole_fork():
@@ -48,7 +49,7 @@ def test_a_vote_for_a_slot_counts_from_when_the_slot_is_known():
 def test_what_cannot_be_placed_is_refused_and_changes_nothing():
     forks = ForkChoice(bank(5, None))
     forks.add(bank(6, 5))
-    for wrong in (bank(7, 4), bank(8, None), bank(5, 5, fork="x"), bank(6, 5, fork="other")):
+    for wrong in (bank(7, 4), bank(8, None), bank(5, 5, fork="x")):
         with pytest.raises(InvalidInput):
             forks.add(wrong)
     forks.add(bank(6, 5))  # the same bank again is no news
@@ -77,6 +78,81 @@ def test_a_new_root_drops_the_other_forks():
     assert [leaf.slot for leaf in forks.leaves()] == [3]
     with pytest.raises(InvalidInput):
         forks.set_root(2)
+
+
+STAKES = {b"a": 5, b"b": 4}
+
+
+def duplicated() -> ForkChoice:
+    """0-1, and two versions of 2 on 1, each with a child: x with 5 of the stake, y with 4."""
+    forks = ForkChoice(bank(0, None))
+    forks.add(bank(1, 0))
+    for fork in ("x", "y"):
+        forks.add(bank(2, 1, fork=fork))
+    forks.add(bank(3, 2, fork="x", parent_fork="x"))
+    forks.add(bank(4, 2, fork="y", parent_fork="y"))
+    forks.add(bank(5, 3, [(b"a", 3), (b"b", 4)], STAKES))
+    return forks
+
+
+def test_both_versions_of_a_slot_are_kept_and_the_heavier_is_followed():
+    forks = duplicated()
+    assert len(forks) == 7
+    assert [leaf.slot for leaf in forks.leaves()] == [4, 5]
+    assert forks.best().slot == 5
+    assert forks.holds(2, digest("x2"))
+    assert forks.common_ancestor(3, 4) == 1
+
+
+def test_an_invalid_version_is_no_candidate_but_its_weight_counts_above():
+    forks = duplicated()
+    forks.mark_invalid(2, digest("x2"))
+    assert (forks.best().slot, forks.stake(1)) == (4, 9)
+    assert forks.holds(2, digest("y2"))
+    assert forks.invalid_ancestor(5) == 2
+    assert forks.invalid_ancestor(4) is None
+    assert forks.best_below(3).slot == 5  # the deepest, where the fork is no candidate
+    forks.add(bank(6, 5))
+    assert forks.invalid_ancestor(6) == 2
+    forks.mark_invalid(3, digest("x3"))
+    assert forks.invalid_ancestor(6) == 3
+
+
+def test_a_confirmation_clears_its_ancestors_and_what_was_invalid_only_because_of_them():
+    forks = duplicated()
+    forks.mark_invalid(2, digest("x2"))
+    forks.mark_invalid(5, digest("5"))
+    forks.mark_confirmed(3, digest("x3"))
+    assert forks.invalid_ancestor(3) is None
+    assert forks.invalid_ancestor(5) == 5
+    assert forks.best().slot == 3
+    with pytest.raises(InvalidInput, match="was duplicate-confirmed"):
+        forks.mark_invalid(2, digest("x2"))
+    for call in (forks.mark_invalid, forks.mark_confirmed):
+        with pytest.raises(InvalidInput, match="not in the tree"):
+            call(9, digest("9"))
+
+
+def test_of_two_votes_for_one_slot_the_smaller_hash_counts():
+    small, large = sorted(("x", "y"), key=lambda fork: digest(f"{fork}2"))
+    forks = ForkChoice(bank(0, None))
+    for fork in (large, small):
+        forks.add(bank(2, 0, fork=fork))
+    forks.add(bank(3, 2, [(b"a", 2)], STAKES, parent_fork=large))
+    assert forks._node(2, digest(f"{large}2")).subtree_stake == 5
+    forks.add(bank(4, 2, [(b"a", 2)], STAKES, parent_fork=small))
+    assert [forks._node(2, digest(f"{fork}2")).subtree_stake for fork in (small, large)] == [5, 0]
+    forks.add(bank(5, 3, [(b"a", 2)], STAKES))
+    assert forks._node(2, digest(f"{small}2")).subtree_stake == 5
+
+
+def test_ties_go_to_the_smaller_slot_then_the_smaller_hash():
+    forks = ForkChoice(bank(0, None))
+    for fork in ("x", "y"):
+        forks.add(bank(2, 0, fork=fork))
+    assert forks.best().bank_hash == min(digest("x2"), digest("y2"))
+    forks.add(bank(1, 0))
+    assert forks.best().slot == 1
 
 
 @given(st.data())

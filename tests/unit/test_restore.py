@@ -13,15 +13,9 @@ from tower.lockout import TowerVoteState
 from tower.restore import HISTORY_SLOTS, Adjusted, SlotHistory, SlotState, adjust
 
 
-def encoded(history: SlotHistory) -> bytes:
-    words = len(history.bits) // 8
-    numbers = [number.to_bytes(8, "little") for number in (words, HISTORY_SLOTS, history.next_slot)]
-    return b"\1" + numbers[0] + history.bits + numbers[1] + numbers[2]
-
-
 def test_decode_and_its_limits():
     history = SlotHistory.of({3, 5, 7}, newest=9)
-    data = encoded(history)
+    data = history.encode()
     assert len(data) == 131_097
     assert SlotHistory.decode(data) == history
     damaged = [b"", b"\0" + data[1:], b"\2" + data[1:], data[:-1], data[:100]]

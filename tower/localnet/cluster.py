@@ -33,7 +33,7 @@ __all__ = ["Cluster", "Listener", "Timekeeper"]
 
 PENDING_MAX = 10_000  # votes that wait for a bank of their side; more are dropped and counted
 TRANSACTIONS_PER_BANK_MAX = 2_000
-ROOTED_SLOTS_MAX = 100_000  # slots of the rooted chain kept for the report
+ROOTED_SLOTS_MAX = 1 << 20  # slots of the rooted chain kept: as far as SlotHistory reaches
 SCHEDULES_MAX = 4
 
 
@@ -92,7 +92,7 @@ class Cluster:
         self.tree = BankTree(first)
         self.views = tuple(View(self.tree, first, genesis.stakes) for _ in (MAJORITY, MINORITY))
         self.slot = first.slot  # the newest slot that was opened
-        self.rooted: deque[int] = deque([first.slot], maxlen=ROOTED_SLOTS_MAX)
+        self.rooted: deque[int] = deque([first.slot], maxlen=ROOTED_SLOTS_MAX)  # its slots are what SlotHistory holds
         self._open: Bank | None = None
         self._partition: Partition | None = None
         self._pending: tuple[deque[Intake], deque[Intake]] = (deque(), deque())  # by side

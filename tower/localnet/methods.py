@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from solders.account import Account
 from solders.pubkey import Pubkey
 from solders.transaction import Transaction
 
-from tower.localnet.bank import Bank
+from tower.localnet.bank import SLOT_HISTORY_SYSVAR, SYSVAR_OWNER, Bank
 from tower.localnet.cluster import Cluster
 from tower.localnet.jsonrpc import INVALID_PARAMS, Method, RpcError
 from tower.localnet.render import (
@@ -30,6 +31,7 @@ from tower.localnet.render import (
     with_context,
 )
 from tower.localnet.report import localnet_chain, localnet_report
+from tower.restore import HISTORY_SLOTS, SlotHistory
 
 __all__ = ["RpcMethods"]
 
@@ -77,7 +79,15 @@ class RpcMethods:
         return bank
 
     def _account(self, bank: Bank, address: Pubkey) -> Any:
+        if address == SLOT_HISTORY_SYSVAR:
+            return Account(913_326_000, self._slot_history(bank).encode(), SYSVAR_OWNER)
         return bank.account(address, self._cluster.config.slots_in_epoch)
+
+    def _slot_history(self, bank: Bank) -> SlotHistory:
+        """The slots of the bank's fork: the rooted chain up to it, and what lies between root and bank."""
+        rooted = (slot for slot in self._cluster.rooted if bank.slot - HISTORY_SLOTS < slot <= bank.slot)
+        above = (ancestor.slot for ancestor in self._cluster.tree.upwards(bank.slot))
+        return SlotHistory.of({*rooted, *above}, bank.slot)
 
     # ---- the node
 
