@@ -1,0 +1,282 @@
+"""The admin RPC: `<ledger>/admin.rpc`, how the command line drives a running validator.
+
+The wire format is that of the validators in use, so their command line can drive this process and ours can drive
+theirs: JSON-RPC 2.0 over a Unix socket, positional params, requests delimited by balanced brackets, each answer one
+line. The socket has mode 0600 and the peer must be the same user or root. What the methods do is not decided here: see
+`tower.validator.control`.
+
+An answer comes when the handler is done, however long that takes: `setIdentity` answers once the identity is adopted.
+Requests on other connections go on meanwhile. A handler's unexpected exception is answered as an internal error and
+handed to the event loop's exception handler, which the process sets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tower.errors import InvalidInput, TowerError
+from tower.validator.admin_wire import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    MAX_ANSWER_BYTES,
+    MAX_REQUEST_BYTES,
+    METHOD_NOT_FOUND,
+    PARSE_ERROR,
+    AdminError,
+    AdminTimeout,
+    AdminUnavailable,
+    RequestSplitter,
+    admin_socket,
+    error_object,
+    short_name,
+)
+from tower.validator.control import Handler, ValidatorControl, control_handlers
+
+__all__ = [
+    "DEFAULT_CALL_S",
+    "SET_IDENTITY_CALL_S",
+    "AdminClient",
+    "AdminError",
+    "AdminServer",
+    "AdminTimeout",
+    "AdminUnavailable",
+    "ValidatorControl",
+    "admin_socket",
+    "control_handlers",
+]
+
+log = logging.getLogger(__name__)
+
+SOCKET_MODE = 0o600
+BACKLOG = 16
+MAX_CONNECTIONS = 64
+READ_BYTES = 1 << 14
+DEFAULT_CALL_S = 30.0
+SET_IDENTITY_CALL_S = 600.0  # catching up and claiming take as long as they take; this only bounds a hung process
+
+
+class AdminServer:
+    """Serves `handlers` (method name to coroutine function, positional params) at a Unix socket.
+
+    `start` replaces a socket that a dead process left; `close` removes ours. The caller holds the ledger's lock.
+    """
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+        self.path = Path(path)
+        self._handlers = dict(handlers)
+        self._server: asyncio.Server | None = None
+        self._inode: int | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> AdminServer:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Listen. Raises `InvalidInput` if the socket cannot be made."""
+        fresh = self.path.with_name(self.path.name + ".new")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.setblocking(False)
+            fresh.unlink(missing_ok=True)
+            with short_name(fresh) as name:
+                listener.bind(name)
+            # mode before listening, listening before the name: nobody finds a socket that is open to all or deaf
+            os.chmod(fresh, SOCKET_MODE)
+            listener.listen(BACKLOG)
+            os.replace(fresh, self.path)
+            self._inode = self.path.stat().st_ino
+        except OSError as problem:
+            listener.close()
+            raise InvalidInput(f"--ledger: cannot listen at {self.path}: {problem.strerror or problem}") from None
+        self._server = await asyncio.start_unix_server(self._accept, sock=listener, backlog=BACKLOG)
+
+    async def close(self) -> None:
+        """Stop listening, give up what is still being answered, remove the socket. Idempotent."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            writer.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if not _peer_is_allowed(writer.get_extra_info("socket")):
+                raise AdminError(INVALID_REQUEST, "Only root and the user that runs the validator may ask")
+            splitter = RequestSplitter(MAX_REQUEST_BYTES)
+            while data := await reader.read(READ_BYTES):
+                for request in splitter.feed(data):
+                    answer = await self._answer(request)
+                    if answer is not None:
+                        await _send(writer, answer)
+        except AdminError as problem:
+            with contextlib.suppress(ConnectionError):
+                await _send(writer, error_object(None, problem.code, str(problem)))
+        except ConnectionError:
+            log.debug("admin client left before its answer")
+        finally:
+            await _close(writer)
+
+    async def _answer(self, raw: bytes) -> Any | None:
+        try:
+            request = json.loads(raw)
+        except (ValueError, RecursionError):
+            return error_object(None, PARSE_ERROR, "Parse error")
+        if not isinstance(request, list):
+            return await self._answer_one(request)
+        if not request:
+            return error_object(None, INVALID_REQUEST, "Invalid request")
+        answers = [answer for item in request if (answer := await self._answer_one(item)) is not None]
+        return answers or None
+
+    async def _answer_one(self, request: Any) -> dict[str, Any] | None:
+        """The response object, `None` for a notification (a request without an id)."""
+        if not isinstance(request, dict) or request.get("jsonrpc") != "2.0":
+            return error_object(None, INVALID_REQUEST, "Invalid request")
+        method, params, ident = request.get("method"), request.get("params", []), request.get("id")
+        try:
+            response = {"jsonrpc": "2.0", "result": await self._run(method, params), "id": ident}
+            json.dumps(response)
+        except AdminError as problem:
+            response = error_object(ident, problem.code, str(problem))
+        except TowerError as problem:
+            response = error_object(ident, INVALID_PARAMS, str(problem))
+        except Exception as problem:
+            context = {"message": f"admin method {method} failed unexpectedly", "exception": problem}
+            asyncio.get_running_loop().call_exception_handler(context)
+            response = error_object(ident, INTERNAL_ERROR, "Internal error; see the validator's log")
+        return response if "id" in request else None
+
+    async def _run(self, method: Any, params: Any) -> Any:
+        handler = self._handlers.get(method) if isinstance(method, str) else None
+        if handler is None:
+            raise AdminError(METHOD_NOT_FOUND, "Method not found")
+        if not isinstance(params, list):
+            raise AdminError(INVALID_PARAMS, "Invalid params: expected an array")
+        signature = inspect.signature(handler)
+        try:
+            signature.bind(*params)
+        except TypeError:
+            wanted = ", ".join(signature.parameters)
+            raise AdminError(INVALID_PARAMS, f"Invalid params: {method} takes [{wanted}]") from None
+        return await handler(*params)
+
+
+async def _send(writer: asyncio.StreamWriter, answer: Any) -> None:
+    writer.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+    await writer.drain()
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+def _peer_is_allowed(peer: socket.socket) -> bool:
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:  # not Linux: the socket's mode alone must do
+        return True
+    credentials = struct.Struct("3i")
+    _, uid, _ = credentials.unpack(peer.getsockopt(socket.SOL_SOCKET, option, credentials.size))
+    return uid in (0, os.geteuid())
+
+
+class AdminClient:
+    """Calls to the validator of a ledger folder, one connection each. Raises `AdminError` or `AdminUnavailable`."""
+
+    def __init__(self, ledger: str | Path, *, timeout: float = DEFAULT_CALL_S) -> None:
+        self.path = admin_socket(ledger)
+        self.timeout = timeout
+
+    def call(self, method: str, *params: Any, timeout: float | None = None) -> Any:
+        """As `acall`, for callers without an event loop."""
+        return asyncio.run(self.acall(method, *params, timeout=timeout))
+
+    async def acall(self, method: str, *params: Any, timeout: float | None = None) -> Any:
+        """The result of one method, waited for at most `timeout` seconds (default: the client's)."""
+        bound = self.timeout if timeout is None else timeout
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        try:
+            async with asyncio.timeout(bound):
+                line = await self._exchange(json.dumps(request).encode() + b"\n")
+        except TimeoutError:
+            raise AdminTimeout(f"{self.path}: no answer to {method} within {bound:g} s") from None
+        except (FileNotFoundError, NotADirectoryError):
+            hint = "is the validator running? --ledger names its folder"
+            raise AdminUnavailable(f"{self.path} does not exist; {hint}") from None
+        except ConnectionRefusedError:
+            raise AdminUnavailable(f"{self.path}: connection refused; the validator that made it has ended") from None
+        except PermissionError:
+            raise AdminUnavailable(f"{self.path}: permission denied; run this as the validator's user") from None
+        except ConnectionError:
+            line = b""
+        except OSError as problem:
+            raise AdminUnavailable(f"{self.path}: {problem.strerror or problem}") from None
+        if not line.endswith(b"\n"):
+            raise AdminUnavailable(f"{self.path}: the validator ended before it answered {method}")
+        return _result(line, self.path)
+
+    async def _exchange(self, request: bytes) -> bytes:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            link.setblocking(False)
+            with short_name(self.path) as name:
+                await asyncio.get_running_loop().sock_connect(link, name)
+            reader, writer = await asyncio.open_unix_connection(sock=link, limit=MAX_ANSWER_BYTES)
+        except BaseException:
+            link.close()
+            raise
+        try:
+            with contextlib.suppress(BrokenPipeError):  # a server that refuses has answered already
+                writer.write(request)
+                await writer.drain()
+            return await reader.readline()
+        except ValueError:
+            raise AdminUnavailable(f"{self.path}: an answer longer than {MAX_ANSWER_BYTES} bytes") from None
+        finally:
+            await _close(writer)
+
+
+def _result(line: bytes, path: Path) -> Any:
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise AdminUnavailable(f"{path}: the answer is not JSON-RPC")
+    error = answer.get("error")
+    if isinstance(error, dict):
+        code = error.get("code")
+        raise AdminError(code if isinstance(code, int) else 0, " ".join(str(error.get("message")).split()))
+    return answer.get("result")

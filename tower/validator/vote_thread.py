@@ -1,0 +1,248 @@
+"""The thread that votes: one queue in, one runner at a time, the store's blocking calls, and nothing else.
+
+It owns the tree of banks, the runner of the identity that votes now (or stands by), and the store. Everything that touches them
+happens here, one thing after another, so no lock is needed and nothing can vote beside it. `call` runs a function in the
+thread and hands its result back; events are posted. An exception that nobody expected stops voting for good and is told
+through `on_halt`, like every other end. Every vote that was sent is one line in the log.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from tower.errors import TowerError
+from tower.forkchoice import ForkChoice
+from tower.keys import Keypair
+from tower.runner import CommittedVote, Runner
+from tower.store import Store
+from tower.types import VoteAccountState
+from tower.validator.config import ValidatorConfig
+from tower.voter import (
+    Adopted,
+    Event,
+    FenceLost,
+    Halt,
+    HaltReason,
+    LedgerView,
+    Resign,
+    TakeOver,
+    Voter,
+    VoterConfig,
+    VoterState,
+)
+
+__all__ = ["TakeOverFailed", "VoteThread"]
+
+log = logging.getLogger(__name__)
+
+INBOX_MAX = 4096  # banks and calls that may wait while a store is being waited for
+
+T = TypeVar("T")
+
+
+class TakeOverFailed(TowerError):
+    """An identity was not adopted; `halt` says why, `identity_lost` whether one that voted had to end for it."""
+
+    def __init__(self, halt: Halt, identity_lost: bool) -> None:
+        super().__init__(halt.text)
+        self.halt = halt
+        self.identity_lost = identity_lost
+
+
+class VoteThread:
+    """See the module's text. `on_halt` is called from the thread when the identity that votes has stopped for good."""
+
+    def __init__(
+        self,
+        config: ValidatorConfig,
+        store: Store,
+        forks: ForkChoice,
+        send: Callable[[CommittedVote], None],
+        on_halt: Callable[[Halt], None],
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._send = send
+        self._on_halt = on_halt
+        self._voters: tuple[Keypair, ...] = config.authorized_voters
+        self._inbox: queue.Queue[Callable[[], None] | None] = queue.Queue(INBOX_MAX)
+        self._ending = threading.Event()
+        self._runner = self._life(config.identity, forks, "start", config.require_tower)
+        self._thread = threading.Thread(target=self._run, name="vote", daemon=True)
+
+    # ---- from any thread
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def post(self, event: Event) -> None:
+        """Hand an event to whatever life runs when its turn comes. Never blocks: a full inbox is the end."""
+        self._put(lambda: self._runner.drive(event))
+
+    def call(self, work: Callable[[], T]) -> concurrent.futures.Future[T]:
+        """Run `work` in the thread; its result or exception arrives in the future."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(work())
+            except TowerError as problem:
+                future.set_exception(problem)
+            except BaseException as problem:
+                future.set_exception(problem)
+                raise
+
+        self._put(run)
+        return future
+
+    def _put(self, item: Callable[[], None] | None) -> None:
+        try:
+            self._inbox.put_nowait(item)
+        except queue.Full:
+            self._on_halt(Halt(HaltReason.INTERNAL, f"the vote thread is {INBOX_MAX} events behind"))
+
+    def close(self, timeout: float) -> None:
+        """Resign, end the thread, close the store. Waits at most `timeout` seconds.
+
+        What is under way is finished first, which is a store's bound at most; what waits in the queue is not begun.
+        """
+        self._ending.set()
+        with contextlib.suppress(queue.Full):  # a thread with a full queue does not sleep: it sees the flag
+            self._inbox.put_nowait(None)
+        if self._thread.ident is None:
+            self._close()
+        elif threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    # ---- in the thread
+
+    def _run(self) -> None:
+        try:
+            while not self._ending.is_set() and (item := self._inbox.get()) is not None:
+                item()
+        except Exception as problem:  # the thread's last line of defence: never go on after the unexpected
+            log.exception("the vote thread met what it does not know")
+            self._on_halt(Halt(HaltReason.INTERNAL, f"{type(problem).__name__}: {problem}"))
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._retire(self._runner, "the process ends")
+        self._store.close()
+
+    def _life(self, identity: Keypair, forks: ForkChoice, why: str, require_tower: bool) -> Runner:
+        config = VoterConfig(
+            identity=identity.pubkey,
+            vote_account=self._config.vote_account or bytes(32),
+            authorized_voters=frozenset(pair.pubkey for pair in self._voters),
+            require_tower=require_tower,
+            rebuild_wait_slots=self._config.rebuild_wait_slots,
+        )
+        def send(vote: CommittedVote) -> None:
+            self._send(vote)
+            decided = vote.signed.vote
+            again = " again" if decided.cast_at_slot != decided.slot else ""
+            root, stored_ms = decided.state.root, life.store_s * 1000
+            log.info("voted %d%s (root %s), tower stored in %.1f ms", vote.slot, again, root, stored_ms)
+
+        life = Runner(
+            Voter(config, forks),
+            self._store,
+            identity,
+            self._voters,
+            send,
+            why=why,
+            who=self._config.who,
+            store_timeout=self._config.store_timeout,
+            before_claim=lambda: self._retire(self._runner, f"{identity.address} is taken over"),
+            on_halt=self._halted,
+            on_fence_lost=self._fence_lost_callback(identity),
+        )
+        return life
+
+    def _fence_lost_callback(self, identity: Keypair) -> Callable[[int], None]:
+        def fence_lost(seen: int) -> None:
+            def tell() -> None:
+                if self._runner.voter.config.identity == identity.pubkey and self._runner.adopted is not None:
+                    self._runner.drive(FenceLost(seen))
+
+            self._put(tell)
+
+        return fence_lost
+
+    def _halted(self, halt: Halt) -> None:
+        log.log(logging.INFO if halt.reason is HaltReason.RESIGNED else logging.ERROR, "voting stopped: %s", halt.text)
+        if self._runner.halted is halt and halt.reason is not HaltReason.RESIGNED:
+            self._on_halt(halt)
+
+    def _retire(self, runner: Runner, reason: str) -> None:
+        if runner.voter.state not in (VoterState.STOPPED, VoterState.STANDBY):
+            runner.dispatch(Resign(reason))
+        runner.close()
+
+    def newest(self) -> tuple[int, VoteAccountState | None]:
+        """The slot of the heaviest bank, and our vote account as that bank knows it."""
+        bank = self._runner.voter.forks.best()
+        return bank.slot, bank.votes.get(self._config.vote_account or b"")
+
+    def voting(self) -> bool:
+        """Whether an identity is adopted and its voter alive."""
+        return self._runner.adopted is not None and self._runner.voter.state is not VoterState.STOPPED
+
+    def stand_by(self, identity: Keypair) -> None:
+        """Keep `identity` without voting; whatever voted before resigns."""
+        self._retire(self._runner, f"standing by as {identity.address}")
+        self._runner = self._life(identity, self._runner.voter.forks, "standby", False)
+
+    def take_over(
+        self, identity: Keypair, why: str, require_tower: bool, ledger: LedgerView | None = None
+    ) -> Adopted:
+        """Look, claim, and vote as `identity` from now on. Raises `TakeOverFailed`.
+
+        `ledger` places a stored tower that was away for longer than the tree of banks reaches.
+        The life before goes on voting until what was looked at is found fit, and ends before the claim. If this fails
+        before the claim, nothing has changed.
+        """
+        life = self._life(identity, self._runner.voter.forks, why, require_tower)
+        before = self._runner
+        try:
+            life.drive(TakeOver(ledger))
+        except TowerError as problem:  # the claim may have gone through: this life must never vote, the other one has ended
+            self._retire(life, "the take-over failed")
+            halt = Halt(HaltReason.INTERNAL, str(problem))
+            raise TakeOverFailed(halt, identity_lost=before.voter.state is VoterState.STOPPED) from problem
+        if life.adopted is None:
+            halt = life.halted or Halt(HaltReason.INTERNAL, "the take-over ended in neither way")
+            life.close()
+            raise TakeOverFailed(halt, identity_lost=before.voter.state is VoterState.STOPPED)
+        self._runner = life
+        if life.halted is not None:  # it was adopted and stopped again at once: its first vote met the end
+            self._halted(life.halted)
+        return life.adopted
+
+    def set_authorized_voters(self, voters: Sequence[Keypair]) -> None:
+        """Vote with these keys from now on; none stops voting."""
+        self._voters = tuple(voters)
+        self._runner.set_authorized_voters(self._voters)
+
+    def status(self) -> dict[str, Any]:
+        """A snapshot for people; reads only, so it may be called from any thread."""
+        voter = self._runner.voter
+        fence = voter.fence
+        return {
+            "state": voter.state.name.lower(),
+            "voting": self.voting(),
+            "lastVotedSlot": voter.last_voted_slot if fence is not None else None,
+            "rootSlot": voter.votes.root if fence is not None else None,
+            "fence": None if fence is None else fence.revision,
+            "storeMilliseconds": round(self._runner.store_s * 1000, 3) if fence is not None else None,
+            "refusals": [check.reason for check in voter.decision.refusals] if voter.decision else [],
+        }
