@@ -3,6 +3,20 @@ from typing import final
 
 from tower.types import Generation, LastVote, Tower
 
+__all__ = [
+    "TowerVoteState",
+    "decode_compact_vote",
+    "decode_saved_tower",
+    "encode_compact_vote",
+    "encode_saved_tower",
+    "encode_tower_body",
+    "encode_vote_message",
+    "encode_vote_record",
+    "sign",
+    "sign_transaction",
+    "verify",
+]
+
 @final
 class TowerVoteState:
     root: int | None
@@ -12,7 +26,7 @@ class TowerVoteState:
     @property
     def last_voted_slot(self) -> int | None: ...
     def __len__(self) -> int: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
     def copy(self) -> TowerVoteState: ...
     def process_vote(self, slot: int) -> int | None: ...
     def nth_recent(self, depth: int) -> tuple[int, int] | None: ...

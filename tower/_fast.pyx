@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=True, wraparound=False, cdivision=False, embedsignature=True
+# cython: language_level=3, boundscheck=True, wraparound=False, cdivision=False, embedsignature=True, auto_pickle=False
 """The compiled hot path: the lockout stack, saved towers, TowerSync vote transactions, signing.
 
 Bytes and arithmetic only: no policy, no I/O. `tower._reference` is the readable twin with the same names and answers; the
@@ -6,6 +6,7 @@ sources of the rules are named there. Bytes are read through `take` and written 
 position: length first, then pointer. Signing calls libsodium's own C function (the one inside PyNaCl) without the GIL.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
@@ -95,6 +96,7 @@ cdef const uint8_t *exact(object data, Py_ssize_t length, str what) except NULL:
 
 # ------------------------------------------------------------------------------------------------------ the lockouts
 
+@cython.final
 cdef class TowerVoteState:
     """The lockout stack of one voter: at most 31 votes, oldest first, and the root below them.
 

@@ -63,7 +63,7 @@ from tower.forkchoice import ForkChoice
 from tower.keys import to_base58
 from tower.lockout import adopt, malformed, require_well_formed
 from tower.restore import adjust
-from tower.store import Claimed, Committed, Fence, Refused, Unknown
+from tower.store import ABSENT, Claimed, Committed, Fence, Refused, Unknown
 from tower.types import ZERO_HASH, BlockTimestamp, FrozenBank, Tower
 from tower.wire import decode_saved_tower, new_tower, to_current
 
@@ -317,24 +317,29 @@ class Voter:
                 return self._halt(HaltReason.TOWER_UNUSABLE, problem)
         elif claimed.record_revision or self._tower_revision:
             raise InvariantViolation("a tower that was seen is gone from the store")
-        if claimed.record is None or self._rebuilding:
-            self._rebuild()
+        self._distrust()
         self.state = VoterState.READY
         adopted: Effect = Adopted(claimed.fence, self._last_voted_slot, self._votes_from_slot)
         return [adopted, *self._decide()]
 
-    def _rebuild(self) -> None:
-        """No tower is stored, or one too old to be placed: begin from what landed, as the clients on the cluster do, and wait.
+    def _distrust(self) -> None:
+        """Where the store knows less than the chain, begin from what landed, as the clients on the cluster do, and wait.
 
-        Votes that were sent and never landed are unknown here. They cannot land, and so not matter, once their blockhash
-        is too old; until then nothing is voted. An identity that never voted has nothing to wait for.
+        No tower is stored, or one too old to be placed, or one older than what landed (a store that was restored from a
+        backup). Votes that were sent and never landed are unknown then. They cannot land, and so not matter, once their
+        blockhash is too old; until then nothing is voted. An identity that never voted has nothing to wait for.
         """
         bank = self.forks.best()
         own = bank.votes[self.config.vote_account]
-        if not own.lockouts and own.root is None:
+        stored, landed = self._votes.last_voted_slot, own.last_voted_slot
+        if own.root is None and landed is None:
             return
-        self._votes = adopt(TowerVoteState(), own.lockouts, own.root)
-        self._last_timestamp = own.last_timestamp
+        unknown = self._rebuilding or self._tower_revision == ABSENT
+        behind = landed is not None and landed > (self._votes.root or 0) and (stored is None or landed > stored)
+        if not unknown and not behind:
+            return
+        self._adopt_landed(bank)
+        self._last_timestamp = max(self._last_timestamp, own.last_timestamp)
         self._votes_from_slot = bank.slot + self.config.rebuild_wait_slots
 
     # ---- deciding
@@ -474,7 +479,7 @@ class Voter:
         first = self._votes_from_slot
         if first is None or bank.slot >= first:
             return Check("waited", True, bank.slot, first or 0)
-        reason = f"the tower was rebuilt from the vote account: no vote before slot {first}"
+        reason = f"the store knew less than the chain: no vote before slot {first}, when unknown votes can no longer land"
         return Check("waited", False, bank.slot, first, reason)
 
     def _timestamp(self, slot: int) -> tuple[int | None, BlockTimestamp]:

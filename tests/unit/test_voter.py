@@ -256,11 +256,22 @@ def test_without_a_tower_one_that_voted_is_rebuilt_and_waits():
     forks = ForkChoice(bank(50, None, own))
     voter, _ = look(None, forks=forks, rebuild_wait_slots=3)
     effects = voter.handle(StoreAnswered(Claimed(FENCE, 0, None)))
-    assert effects == [Adopted(FENCE, None, 53)]
+    assert effects == [Adopted(FENCE, 41, 53)]
     assert (voter.votes.votes, voter.votes.root) == ([(40, 2), (41, 1)], 9)
     for slot in (51, 52):
         assert voter.handle(BankFrozen(bank(slot, slot - 1, own), UNIX_S)) == []
         assert [check.name for check in voter.decision.refusals if check.name == "waited"] == ["waited"]
+
+
+def test_a_stored_tower_older_than_what_landed_is_not_trusted_alone():
+    """A store restored from a backup: what landed since is adopted, what was sent and never landed has to be waited out."""
+    own = account([(1, 3), (2, 2), (3, 1)], 0)
+    voter, _ = look(saved(1, 2, root=0), forks=ForkChoice(bank(50, None, own)), rebuild_wait_slots=3)
+    effects = voter.handle(StoreAnswered(Claimed(FENCE, 5, saved(1, 2, root=0))))
+    assert effects == [Adopted(FENCE, 3, 53)]
+    assert (voter.votes.votes, voter.votes.root) == ([(1, 3), (2, 2), (3, 1)], 0)
+    assert voter.handle(BankFrozen(bank(52, 50, own), UNIX_S)) == []
+    assert "waited" in {check.name for check in voter.decision.refusals}
 
 
 def test_without_a_tower_one_that_never_voted_starts_at_once():
@@ -423,7 +434,7 @@ def test_a_tower_too_old_for_the_history_is_rebuilt_and_waits_or_refused():
             continue
         assert isinstance(effect, Claim)
         effects = voter.handle(StoreAnswered(Claimed(FENCE, 5, saved(1, 2))))
-        assert effects == [Adopted(FENCE, None, newest + 200)]
+        assert effects == [Adopted(FENCE, newest - 10, newest + 200)]
         assert voter.votes.votes == [(newest - 10, 1)]
 
 
