@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STORE  ?= etcd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint fix localnet constraints test-etcd3 clean
+.PHONY: help setup demo test nightly quick lint fix localnet constraints test-etcd3 clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ demo: setup  ## the operator's guide, played on this machine; STORE=etcd (defaul
 
 test: setup  ## all tests, lint and types
 	@$(BIN)/python -m pytest -q
+
+nightly: setup  ## the property tests with 20,000 examples each, some minutes
+	@TOWER_PROFILE=nightly $(BIN)/python -m pytest -q tests/oracle tests/property tests/unit/test_instructions.py tests/unit/test_vote_account.py
 
 quick: setup  ## the tests that need no process but this one
 	@$(BIN)/python -m pytest -q tests/unit tests/property

@@ -174,6 +174,8 @@ def decode_vote_account(data: bytes) -> VoteAccountState:
         lockouts.append(Lockout(reader.u64(), reader.u32()))
     root = reader.u64() if reader.flag("root option") else None
     voters = tuple((reader.u64(), reader.take(KEY_BYTES)) for _ in range(reader.count(40, "authorized voters")))
+    if not voters:
+        raise WireError(0, "the vote account is not initialised: it has no authorized voter")
     if version != _V4:
         reader.take(PRIOR_VOTERS_BYTES)
     earned = tuple((reader.u64(), reader.u64(), reader.u64()) for _ in range(reader.count(24, "epoch credits")))
