@@ -88,6 +88,11 @@ class ForkChoice:
     def root(self) -> int:
         return self._root.bank.slot
 
+    @property
+    def newest(self) -> int:
+        """The greatest slot in the tree, on whatever fork."""
+        return max(self._versions)
+
     def __len__(self) -> int:
         return sum(len(versions) for versions in self._versions.values())
 

@@ -108,7 +108,7 @@ class Adjusted:
     """What of a tower still binds. `stray_slot` is its last vote, where that is on no fork that the ledger has rooted."""
 
     votes: list[tuple[int, int]]
-    root: int
+    root: int | None
     stray_slot: int | None
 
 
@@ -127,6 +127,10 @@ def adjust(votes: Sequence[tuple[int, int]], root: int | None, replayed_root: in
     if not future and history.check(votes[-1][0]) is SlotState.TOO_OLD:
         raise TowerTooOld(votes[-1][0], history.oldest)
     anchored = _anchor(votes, root, history, root if future else None)
+    if anchored is None:
+        if root is not None:
+            raise TowerInconsistent("the tower and the ledger have no slot in common")
+        return Adjusted(list(votes), None, votes[-1][0])  # it never rooted anything: nothing to anchor, all of it binds
     kept = [vote for vote in votes if vote[0] > anchored]
     new_root = root if future and root is not None else replayed_root
     if kept and kept[0][0] <= new_root:
@@ -134,8 +138,8 @@ def adjust(votes: Sequence[tuple[int, int]], root: int | None, replayed_root: in
     return Adjusted(kept, new_root, votes[-1][0] if kept else None)
 
 
-def _anchor(votes: Sequence[tuple[int, int]], root: int | None, history: SlotHistory, rooted_by_tower: int | None) -> int:
-    """The newest slot of the tower that the ledger has rooted too, after the whole tower was found consistent with it."""
+def _anchor(votes: Sequence[tuple[int, int]], root: int | None, history: SlotHistory, rooted_by_tower: int | None) -> int | None:
+    """The newest slot of the tower that the ledger has rooted too; the whole tower must be consistent with it."""
     slots = [slot for slot, _ in reversed(votes)] + ([] if root is None else [root])
     anchored: int | None = None
     before = SlotState.FUTURE
@@ -150,6 +154,4 @@ def _anchor(votes: Sequence[tuple[int, int]], root: int | None, history: SlotHis
         if before is SlotState.TOO_OLD and state is not SlotState.TOO_OLD:
             raise TowerInconsistent(f"slot {slot} is within the history, but lies below one that is too old for it")
         before = state
-    if anchored is None:
-        raise TowerInconsistent("the tower and the ledger have no slot in common")
     return anchored

@@ -286,13 +286,16 @@ class Voter:
 
     def _place(self) -> None:
         """Bring a tower that the tree of banks does not reach in line with the ledger; see `tower.restore`."""
-        slots = [slot for slot, _ in self._votes.votes] + ([] if self._votes.root is None else [self._votes.root])
-        if self._ledger is None or all(self.forks.knows(slot) for slot in slots):
-            return
+        root = self._votes.root
+        unknown = [slot for slot, _ in self._votes.votes if not self.forks.knows(slot)]
+        placed = root is None or self.forks.knows(root)
+        if self._ledger is None or (placed and all(slot > self.forks.newest for slot in unknown)):
+            return  # what is unknown, if anything, is only ahead of the banks that we have
         found = adjust(self._votes.votes, self._votes.root, self._ledger.replayed_root, self._ledger.history)
         self._votes = TowerVoteState(found.votes, found.root)
         self._stray_slot = found.stray_slot
-        self.forks.note_rooted(found.root)
+        if found.root is not None:
+            self.forks.note_rooted(found.root)
         if not found.votes:
             self._last_voted_slot, self._last_cast = None, None  # all of it is rooted: nothing binds any more
 

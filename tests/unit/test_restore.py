@@ -60,6 +60,9 @@ CASES = [
     ([(10, 3), (12, 2), (13, 1)], 9, 15, {9, 10, 11, 15}, 15, Adjusted([(12, 2), (13, 1)], 10, 13)),  # a lost fork binds
     ([(10, 3), (12, 2), (20, 1)], 9, 15, {9, 10, 15}, 15, Adjusted([(12, 2), (20, 1)], 10, 20)),
     ([(20, 2), (21, 1)], 18, 15, {15}, 15, Adjusted([(20, 2), (21, 1)], 18, 21)),  # a tower of the future
+    ([(10, 2), (11, 1)], None, 5, {5}, 5, Adjusted([(10, 2), (11, 1)], None, 11)),  # never rooted, all ahead
+    ([(2, 2), (3, 1)], None, 5, {1, 5}, 5, Adjusted([(2, 2), (3, 1)], None, 3)),  # never rooted, all on a lost fork
+    ([(2, 2), (3, 1)], None, 5, {2, 5}, 5, Adjusted([(3, 1)], 2, 3)),
     ([], None, 7, {7}, 7, Adjusted([], 7, None)),
     ([], 9, 7, {7}, 7, Adjusted([], 9, None)),
 ]
@@ -107,5 +110,5 @@ def test_what_stays_is_always_a_legal_stack_above_its_root(data):
     except TowerInconsistent:
         return
     kept = TowerVoteState(found.votes, found.root)
-    assert all(voted > found.root for voted, _ in kept.votes)
+    assert found.root is None or all(voted > found.root for voted, _ in kept.votes)
     assert found.votes == [vote for vote in state.votes if vote in found.votes]

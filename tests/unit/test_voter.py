@@ -415,6 +415,19 @@ def test_votes_of_an_old_tower_on_a_lost_fork_still_bind():
     assert (persist.vote.state.votes, persist.vote.switch_proof) == ([(1002, 1)], bytes(32))
 
 
+def test_votes_that_are_only_ahead_of_our_banks_need_no_adjusting():
+    """A hand-over to a spare that has not seen the owner's newest bank yet: the tower is taken as it is."""
+    voter = new_voter(ForkChoice(bank(1000, None), rooted=[998, 999]))
+    voter.handle(TakeOver(LedgerView(990, SlotHistory.of({990}, 990))))
+    record = saved(999, 1000, 1001)
+    voter.handle(Looked(sighting(record, 5)))
+    assert voter.handle(StoreAnswered(Claimed(FENCE, 5, record))) == [Adopted(FENCE, 1001, None)]
+    assert voter.votes.votes == [(999, 3), (1000, 2), (1001, 1)]
+    assert voter.handle(BankFrozen(bank(1001, 1000), UNIX_S)) == []
+    (persist,) = voter.handle(BankFrozen(bank(1002, 1001), UNIX_S))
+    assert persist.vote.state.votes == [(999, 4), (1000, 3), (1001, 2), (1002, 1)]
+
+
 def test_a_tower_that_cannot_be_of_this_ledger_is_refused_before_the_claim():
     voter = new_voter(ForkChoice(bank(1000, None)))
     voter.handle(TakeOver(LedgerView(1000, SlotHistory.of({2, 1000}, 1000))))

@@ -22,7 +22,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any
 
 from tower.errors import InvalidInput, TowerError
@@ -164,6 +164,8 @@ class AdminServer:
         if not isinstance(request, dict) or request.get("jsonrpc") != "2.0":
             return error_object(None, INVALID_REQUEST, "Invalid request")
         method, params, ident = request.get("method"), request.get("params", []), request.get("id")
+        if not isinstance(ident, (str, int, NoneType)):  # NaN could not be echoed as JSON, nor an array nested too deep
+            return error_object(None, INVALID_REQUEST, "Invalid request")
         try:
             response = {"jsonrpc": "2.0", "result": await self._run(method, params), "id": ident}
             json.dumps(response)

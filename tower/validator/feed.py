@@ -24,8 +24,10 @@ import aiohttp
 from tower.errors import TowerError, WireError
 from tower.forkchoice import ForkChoice
 from tower.keys import from_base58, to_base58
+from tower.restore import SlotHistory
 from tower.types import FrozenBank, VoteAccountState
 from tower.validator.rpc import ClusterRpc, EpochInfo, RpcError, RpcUnreachable
+from tower.voter import LedgerView
 from tower.wire import decode_slot_hashes, decode_vote_account
 
 __all__ = ["SLOT_HASHES", "ClusterFeed", "FeedGap"]
@@ -33,6 +35,7 @@ __all__ = ["SLOT_HASHES", "ClusterFeed", "FeedGap"]
 log = logging.getLogger(__name__)
 
 SLOT_HASHES = "SysvarS1otHashes111111111111111111111111111"
+SLOT_HISTORY = "SysvarS1otHistory11111111111111111111111111"
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 1.0
 CLOSE_S = 0.2  # for a connection to end in good order
@@ -167,6 +170,19 @@ class ClusterFeed:
             for old in sorted(self._views)[:-VIEWS_MAX]:
                 del self._views[old]
         return entries
+
+    async def ledger(self) -> LedgerView | None:
+        """What the newest rooted bank remembers of old slots: it places a tower that was away for long.
+
+        `None` where the server has none that can be read. Raises `RpcError` and `RpcUnreachable`.
+        """
+        _, account = await self._rpc.get_account_info(from_base58(SLOT_HISTORY), "finalized")
+        try:
+            history = None if account is None else SlotHistory.decode(account.data)
+        except WireError as problem:
+            log.warning("the cluster's SlotHistory cannot be read: %s", problem)
+            return None
+        return None if history is None else LedgerView(history.newest, history)
 
     # ---- following
 

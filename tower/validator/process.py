@@ -18,9 +18,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from tower.errors import InvalidInput, TowerError, WireError
-from tower.keys import Keypair, from_base58, to_base58
-from tower.restore import SlotHistory
+from tower.errors import InvalidInput, TowerError
+from tower.keys import Keypair, to_base58
 from tower.store import Store
 from tower.types import FrozenBank
 from tower.validator.admin import AdminServer, admin_socket
@@ -46,7 +45,6 @@ EXIT_OF = {
     HaltReason.TOWER_UNUSABLE: Exit.TOWER_UNUSABLE,
     HaltReason.INTERNAL: Exit.INTERNAL,
 }
-SLOT_HISTORY = "SysvarS1otHistory11111111111111111111111111"
 CAUGHT_UP_SLOTS = 3  # how far the newest bank whose hash we know may be behind the cluster's newest: its child names it
 POLL_S = 0.1
 CATCH_UP_S = 60.0  # that `set-identity` may wait until this node is caught up; a start waits as long as it takes
@@ -55,6 +53,7 @@ RETRY_FIRST_S, RETRY_MAX_S = 0.1, 1.0
 VOTES_END_S = 1.0  # that the vote thread may take to end: a store that hangs holds it up
 CLOSE_S = 1.8  # how long an orderly end may take before the process ends anyway
 ROUTES_EVERY_S = 30.0
+LEDGER_SLOTS_MAX = 1024  # how old a slot history may be: what is newer, the tree of banks remembers
 
 T = TypeVar("T")
 
@@ -110,7 +109,7 @@ class ValidatorProcess:
         self._tasks: list[asyncio.Task[None]] = []
         self._root_slot = 0
         self._routed = asyncio.Event()
-        self._ledger: LedgerView | None = None  # as of the newest time that we were caught up
+        self._ledger: LedgerView | None = None  # read when it is needed and missing or old
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[int] = self._loop.create_future()
         self.guards: list[threading.Timer] = []  # end the process should its orderly end hang; the caller cancels them
@@ -173,15 +172,15 @@ class ValidatorProcess:
 
         A cluster that does not answer is asked again: nothing is claimed meanwhile.
         """
-        told, answered = float("-inf"), True
-        pause = POLL_S
+        told, answered, pause = float("-inf"), True, POLL_S
         while True:
             slot, own = await self._in_vote_thread(lambda votes: votes.newest())
             try:
                 newest = await self._rpc.get_slot()
                 seen = (own is not None or self._config.vote_account is None) and self._routed.is_set()
                 if seen and newest - slot <= CAUGHT_UP_SLOTS and await self._rpc.get_health():
-                    self._ledger = await self._look_at_ledger()
+                    if self._ledger is None or self._ledger.replayed_root + LEDGER_SLOTS_MAX < newest:
+                        self._ledger = await self._feed.ledger()
                     log.info("caught up with the cluster: slot %d of %d", slot, newest)
                     return
                 said, answers, pause = f"slot {slot} of {newest}", True, POLL_S
@@ -191,16 +190,6 @@ class ValidatorProcess:
                 log.log(logging.INFO if answers else logging.WARNING, "catching up with the cluster: %s", said)
                 told, answered = time.monotonic(), answers
             await asyncio.sleep(pause)
-
-    async def _look_at_ledger(self) -> LedgerView | None:
-        """What the newest rooted bank remembers of old slots: it places a tower that was away for long."""
-        _, account = await self._rpc.get_account_info(from_base58(SLOT_HISTORY), "finalized")
-        try:
-            history = None if account is None else SlotHistory.decode(account.data)
-        except WireError as problem:
-            log.warning("the cluster's SlotHistory cannot be read: %s", problem)
-            history = None
-        return None if history is None else LedgerView(history.newest, history)
 
     async def _vote_or_stand_by(self) -> None:
         config = self._config
@@ -295,7 +284,7 @@ class ValidatorProcess:
         )  # fmt: skip
         if adopted.votes_from_slot is not None:
             log.warning(
-                "no tower was stored: rebuilt from the vote account, no vote before slot %d", adopted.votes_from_slot
+                "the store knew less than the chain: begun from what landed, no vote before slot %d", adopted.votes_from_slot
             )
 
     # ---- where votes go
