@@ -303,8 +303,7 @@ class Demo:
 
     def _wait_ended(self, machine: Machine, status: Exit) -> None:
         wait_until(lambda: not machine.running, END_S, f"the {machine.name} ends")
-        last = machine.log_tail(1)
-        self._say(f"    {last}")
+        self._say(f"    {machine.log_tail(1).partition('] ')[2] or machine.log_tail(1)}")
         ended = machine.exit_status
         self._expect(f"the {machine.name} ended with exit status {ended} ({status.name.lower()})", ended == status)
 

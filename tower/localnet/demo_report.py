@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -74,22 +75,17 @@ def _number(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-COLUMNS = (
-    ("phase", "left"),
-    ("voted before", "left"),
-    ("votes after", "left"),
-    ("slots missed", "right"),
-    ("ms to first vote", "right"),
-    ("ms to old one's end", "right"),
-    ("conflicting votes", "right"),
-)
+TEXT_COLUMNS = ("phase", "voted before", "votes after")
+NUMBER_COLUMNS = ("slots\nmissed", "ms to\nfirst vote", "ms to the\nold one's end", "conflicting\nvotes")
 
 
 def print_result(console: Console, ledger: Ledger, seconds: float) -> None:
     """The table, what did not hold, and one last line."""
-    table = Table(header_style="bold", pad_edge=False)
-    for name, justify in COLUMNS:
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    table = Table(header_style="bold", box=box.SIMPLE_HEAVY, pad_edge=False)
+    for name in TEXT_COLUMNS:
+        table.add_column(name, no_wrap=True, vertical="bottom")
+    for name in NUMBER_COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     for phase in ledger.phases:
         table.add_row(
             phase.title,
@@ -102,7 +98,7 @@ def print_result(console: Console, ledger: Ledger, seconds: float) -> None:
         )
     console.print(table)
     if any(phase.ended_from for phase in ledger.phases):
-        note = "* counted from the thaw; the others from set-identity, from the start, or from the end of the store"
+        note = "* from the thaw; the others from the start of set-identity, of the primary, or from the end of the store"
         console.print(note, highlight=False)
     for what in ledger.broken:
         console.print(f"[bold red]did not hold:[/] {what}")
