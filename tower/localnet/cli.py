@@ -20,6 +20,7 @@ import click
 
 from tower.errors import InvalidInput, TowerError
 from tower.keys import from_base58
+from tower.localnet.forks import PartitionRequest
 from tower.localnet.genesis import Genesis, LocalnetConfig, make_genesis, prepare_dir
 from tower.localnet.schedule import find_seed
 from tower.localnet.server import Localnet
@@ -49,12 +50,25 @@ def cli() -> None:
 @click.option("--slots-in-epoch", type=int, default=DEFAULTS.slots_in_epoch, show_default=True)
 @click.option("--seed", default="", help="A number, or 'auto': our identity leads once soon, then long not. Default: random.")
 @click.option("--rpc-on-minority", is_flag=True, help="Forks cut the RPC off, and with it our validator.")
+@click.option(
+    "--partition", "partitions", multiple=True, metavar="START:LENGTH:OTHER_PERCENT[:SILENT_PERCENT]",
+    help="From slot START for LENGTH slots so much of the stake is on the other side of a cut and so much votes nowhere; "
+    "we are in the rest. +START counts from our first vote. Repeatable; shares are met as far as --voters, which have equal "
+    "stakes, allow, and the log says what was reached.",
+)
 @click.option("--authorized-voter", help="Address that may vote with our vote account. Default: its node.")
 def run(
-    directory: Path, host: str, rpc_port: int, vote_port: int, seed: str, authorized_voter: str | None, **options: Any
+    directory: Path,
+    host: str,
+    rpc_port: int,
+    vote_port: int,
+    seed: str,
+    authorized_voter: str | None,
+    partitions: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Run a cluster until interrupted."""
-    config = LocalnetConfig(**options)
+    config = LocalnetConfig(**options, partitions=tuple(map(PartitionRequest.parse, partitions)))
     genesis, config = _prepare(directory, config, seed, authorized_voter)
     localnet = Localnet(genesis, config, host=host, rpc_port=rpc_port, vote_port=vote_port, directory=directory, log=_say)
     asyncio.run(_serve(localnet))

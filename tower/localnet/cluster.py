@@ -5,7 +5,8 @@ or a test calls them. It decides which transactions a bank gets and who hears of
 confirmation are the view's (`tree`), execution is the runtime's, conflicts are the judge's.
 
 While a partition lasts each side has its own tip, its own pending votes and its own voters; each hears of the other's
-banks when it heals. What arrives over UDP or RPC belongs to the side of our vote account.
+banks when it heals. What arrives over UDP or RPC belongs to the side of our vote account. Voters that a partition keeps
+silent stand on our side, hear what it hears, and are told by `is_silent` not to vote.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class Cluster:
             "dropped_full": 0,
             "dropped_blockhash": 0,
             "dropped_repeated": 0,
-            "failed": 0,
+            "failed": 0,  # executed, and refused by the vote program
+            "failed_ours": 0,  # those of them that name our vote account
             "landed": 0,
         }
         self.runtime = Runtime(config.slots_in_epoch)
@@ -108,6 +110,7 @@ class Cluster:
             ours.vote_account,
             ours.stake,
             config.rpc_on_minority,
+            config.partitions,
         )
 
     # ---- what is seen
@@ -151,6 +154,10 @@ class Cluster:
         """`deliver` is called with every bank that the voter of this account can know, parents first."""
         self._voters[vote_account] = deliver
 
+    def is_silent(self, vote_account: bytes) -> bool:
+        """Whether the voter of this account must not vote now."""
+        return self._partition is not None and vote_account in self._partition.silent
+
     def _side_of(self, vote_account: bytes) -> int:
         return MAJORITY if self._partition is None else self._partition.side_of(vote_account)
 
@@ -191,7 +198,7 @@ class Cluster:
         self._execute(bank)
         bank.freeze()
         self.tree.add(bank)
-        sides = (MAJORITY, MINORITY) if self._partition is None else (bank.side,)
+        sides = (MAJORITY, MINORITY) if self._partition is None or self._partition.whole else (bank.side,)
         for side in sides:
             self._deliver(side, bank)
         self._prune()
@@ -242,6 +249,8 @@ class Cluster:
             voters = frozenset(voter for _, voter in state.authorized_voters) if state else frozenset()
             if voters & signers:
                 self.judge.arrive(vote_account, ballot, at_ms, unix_ms)
+                if vote_account == self.genesis.ours.vote_account:
+                    self._plan.our_first_vote(self.slot)
             else:
                 self.counts["unauthorized"] += 1
 
@@ -268,6 +277,8 @@ class Cluster:
             self.counts["landed" if executed.error is None else "failed"] += 1
             if executed.error is None:
                 self.judge.landed(executed.signature, bank.slot)
+            elif self.genesis.ours.vote_account in executed.keys:
+                self.counts["failed_ours"] += 1
 
     def _recent_signatures(self, bank: Bank) -> set[bytes]:
         """Signatures on this fork that are as young as a blockhash may be."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tower.errors import InvalidInput
 from tower.keys import Keypair, read_keypair_file, write_keypair_file
+from tower.localnet.forks import REQUESTS_MAX, PartitionRequest
 
 __all__ = [
     "IDENTITY_FILE",
@@ -53,6 +54,7 @@ class LocalnetConfig:
     slots_in_epoch: int = 8192
     rpc_on_minority: bool = False
     seed: int = 1
+    partitions: tuple[PartitionRequest, ...] = ()
 
     def __post_init__(self) -> None:
         if self.slot_ms < SLOT_MS_MIN:
@@ -67,6 +69,10 @@ class LocalnetConfig:
             raise InvalidInput(f"--fork-length {self.fork_length}: give at least 2 and less than --fork-every {self.fork_every}")
         if self.rpc_on_minority and not 3 * self.stake_share < 1:
             raise InvalidInput(f"--rpc-on-minority needs --stake-share under a third, not {self.stake_share}")
+        if self.partitions and self.rpc_on_minority:
+            raise InvalidInput("--partition keeps us and the RPC on one side: leave --rpc-on-minority out")
+        if len(self.partitions) > REQUESTS_MAX:
+            raise InvalidInput(f"--partition: give at most {REQUESTS_MAX} of them, not {len(self.partitions)}")
         if self.slots_in_epoch < 32:
             raise InvalidInput(f"--slots-in-epoch {self.slots_in_epoch}: an epoch has at least 32 slots")
 

@@ -209,7 +209,10 @@ class Localnet:
             cut = ", ".join(sorted(names[account] for account in partition.minority)) or "nobody"
             ours = self.cluster.genesis.ours.vote_account
             rpc = ", and the RPC" if partition.side_of(ours) == MINORITY else ""
-            self._log(f"slot {bank.slot}: cut until slot {partition.end}; in the minority: {cut}{rpc}")
+            who = f"; in the minority: {cut}{rpc}"
+            if partition.asked_for:
+                who = f": other side {100 * partition.other_share:.1f} %, silent {100 * partition.silent_share:.1f} %"
+            self._log(f"slot {bank.slot}: cut until slot {partition.end}{who}")
         self._last_partition = index
 
     def _log_progress(self) -> None:

@@ -1,12 +1,15 @@
 """The cluster's own voters: everybody's core (`tower.voter`, `tower.runner`), in process, on a store in memory.
 
 Each is fed the banks that its side can know, in the order in which they become known, and sends its transactions into
-the cluster's inbox. It decides nothing itself.
+the cluster's inbox. It decides nothing itself. One that the cluster keeps silent takes banks into its tree and does not
+think about them: when it may vote again it begins with the newest.
 """
 
 from __future__ import annotations
 
-from tower.errors import InvariantViolation
+import contextlib
+
+from tower.errors import InvalidInput, InvariantViolation
 from tower.forkchoice import ForkChoice
 from tower.localnet.cluster import Cluster
 from tower.localnet.genesis import Participant
@@ -43,6 +46,10 @@ class LocalVoter:
     def on_bank(self, bank: FrozenBank) -> None:
         """A bank became known: think, persist, vote."""
         if bank.parent_slot is None:
+            return
+        if self._cluster.is_silent(self._member.vote_account):
+            with contextlib.suppress(InvalidInput):  # below its root, or off its tree
+                self.voter.forks.add(bank)
             return
         self.runner.drive(BankFrozen(bank, self._cluster.time.unix_ms() // 1000))
         if self.voter.state is VoterState.STANDBY:
