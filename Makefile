@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STORE  ?= etcd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly quick lint fix localnet constraints test-etcd3 clean
+.PHONY: help setup demo test nightly simulate quick lint fix localnet constraints test-etcd3 fuzz sanitize clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ test: setup  ## all tests, lint and types
 nightly: setup  ## the property tests with 20,000 examples each, some minutes
 	@TOWER_PROFILE=nightly $(BIN)/python -m pytest -q tests/oracle tests/property tests/unit/test_instructions.py tests/unit/test_vote_account.py
 
+simulate: setup  ## failovers of the real code in simulated time; SEED=, RUNS= and FAILOVERS= (in each run)
+	@$(BIN)/python -m tests.simulator $(if $(SEED),--seed $(SEED)) --runs $(or $(RUNS),10) --failovers $(or $(FAILOVERS),200)
+
 quick: setup  ## the tests that need no process but this one
 	@$(BIN)/python -m pytest -q tests/unit tests/property
 
@@ -52,6 +55,18 @@ test-etcd3: setup  ## the etcd adapter on the etcd3 library itself, in a virtual
 	@$(VENV)/etcd3/bin/python -m pip install -q --disable-pip-version-check 'etcd3==0.12.0' 'protobuf==3.20.3' \
 		aiohttp click cryptography hypothesis pynacl pytest pytest-timeout rich solders
 	@TOWER_ETCD3_PYTHON=$(VENV)/etcd3/bin/python $(BIN)/python -m pytest -q tests/etcd/test_etcd3_library.py
+
+$(VENV)/fuzz-ready: $(VENV)/ready
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[fuzz]'
+	@touch $@
+
+SECONDS ?= 60
+
+fuzz: $(VENV)/fuzz-ready  ## hostile bytes at every door, SECONDS=60 each; TARGET=one of them (docs/fuzzing.md)
+	@$(BIN)/python -m fuzz.run --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET))
+
+sanitize: setup  ## the compiled module under AddressSanitizer and UBSan, where gcc has them
+	@$(BIN)/python -m fuzz.sanitize
 
 constraints: setup  ## write constraints.txt anew from what is installed
 	@$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' > constraints.new

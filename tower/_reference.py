@@ -156,6 +156,7 @@ class TowerVoteState:
 
     def is_recent(self, slot: int) -> bool:
         """Whether `slot` is newer than every vote, or than the root where there is none."""
+        slot = _u64(slot, "slot")
         if self._slots:
             return slot > self._slots[-1]
         return self._root is None or slot > self._root

@@ -25,6 +25,7 @@ __all__ = ["Keypair", "as_keypair", "as_pubkey", "from_base58", "read_keypair_fi
 
 SEED_BYTES = 32
 SECRET_BYTES = 64
+FILE_CHARS_MAX = 4096  # a keypair file has about 230
 
 
 class Keypair:
@@ -120,7 +121,7 @@ def parse_keypair(text: str) -> Keypair:
     """The keypair in the text of a keypair file; `InvalidInput` says what is wrong, without quoting any of it."""
     try:
         numbers = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidInput("not a keypair file: expected a JSON array of 64 numbers") from None
     if not isinstance(numbers, list) or any(type(n) is not int or not 0 <= n <= 255 for n in numbers):
         raise InvalidInput("not a keypair file: expected a JSON array of 64 numbers from 0 to 255")
@@ -132,13 +133,18 @@ def parse_keypair(text: str) -> Keypair:
 def read_keypair_file(path: str | Path) -> Keypair:
     """Read a keypair file. Raises `InvalidInput` that names the file, what is wrong and the fix."""
     try:
-        text = Path(path).read_text(encoding="ascii")
-    except FileNotFoundError:
-        raise InvalidInput(f"{path}: no such keypair file") from None
+        if not Path(path).is_file():
+            raise InvalidInput(f"{path}: {'not a file' if Path(path).exists() else 'no such keypair file'}")
+        with open(path, encoding="ascii") as file:
+            text = file.read(FILE_CHARS_MAX)
     except UnicodeDecodeError:
         raise InvalidInput(f"{path}: not a keypair file: expected a JSON array of 64 numbers") from None
     except OSError as problem:
         raise InvalidInput(f"{path}: cannot be read: {problem.strerror}") from None
+    except InvalidInput:
+        raise
+    except ValueError:  # a NUL or a lone surrogate in it
+        raise InvalidInput("the path of the keypair file is no path") from None
     try:
         return parse_keypair(text)
     except InvalidInput as problem:

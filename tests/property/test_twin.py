@@ -40,7 +40,7 @@ def test_locked_out_agrees_on_any_fork(steps, data):
         fast.process_vote(slot)
         reference.process_vote(slot)
     ancestors = {voted for voted, _ in fast.votes if data.draw(st.booleans())} | {fast.root}
-    candidate = slot + data.draw(st.integers(-3, 70))
+    candidate = max(0, slot + data.draw(st.integers(-3, 70)))
     assert fast.is_locked_out(candidate, ancestors) == reference.is_locked_out(candidate, ancestors)
     assert fast.is_recent(candidate) == reference.is_recent(candidate)
 

@@ -136,7 +136,7 @@ class WatchAnswer(NamedTuple):
 
 class Field(NamedTuple):
     number: int
-    value: int | bytes
+    value: int | bytes | None  # None: a fixed number
     offset: int
 
     def as_int(self) -> int:
@@ -186,7 +186,8 @@ def fields(data: bytes) -> Iterator[Field]:
             raise WireError(start, f"wire type {wire_type}")
         if size > len(data) - at:
             raise WireError(at, f"the message ends early: {size} bytes wanted, {len(data) - at} left")
-        yield Field(number, data[at : at + size], start)
+        # what we read has no fixed numbers: one in the place of a string is neither that nor a number
+        yield Field(number, data[at : at + size] if wire_type == BYTES else None, start)
         at += size
 
 
