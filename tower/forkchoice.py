@@ -71,6 +71,22 @@ class _Node:
             frontier.extend(node.children)
 
 
+def _shift(old: _Node | None, old_stake: int, new: _Node | None, new_stake: int) -> None:
+    """Take stake off the fork of `old` and put it on that of `new`. Where both hold a bank and the stake is the same,
+    nothing changes from there on down, so a vote that follows another costs the distance between the two."""
+    while old is not new and (old is not None or new is not None):
+        if new is None or (old is not None and old.bank.slot >= new.bank.slot):
+            if old is not None:
+                old.subtree_stake -= old_stake
+                old = old.parent
+        else:
+            new.subtree_stake += new_stake
+            new = new.parent
+    if old is not None and old_stake != new_stake:
+        for above in old.path():
+            above.subtree_stake += new_stake - old_stake
+
+
 class ForkChoice:
     """The banks from `root` on. `rooted` are slots below it that are known to be its ancestors."""
 
@@ -155,18 +171,11 @@ class ForkChoice:
                 self._move(account, named, voted, bank.stakes.get(account, 0))
 
     def _move(self, account: bytes, node: _Node | None, slot: int, stake: int) -> None:
-        old = self._latest.get(account)
-        if old is not None and old[2]:
-            self._weigh(self._node(old[0], old[1]), -old[2])
+        old_slot, old_hash, old_stake = self._latest.get(account, (slot, b"", 0))
         counted = 0 if node is None else stake
-        self._weigh(node, counted)
+        old_node = self._node(old_slot, old_hash) if old_stake else None
+        _shift(old_node, old_stake, node, counted)
         self._latest[account] = (slot, b"" if node is None else node.bank.bank_hash, counted)
-
-    @staticmethod
-    def _weigh(node: _Node | None, stake: int) -> None:
-        if node is not None and stake:
-            for above in node.path():
-                above.subtree_stake += stake
 
     # ---- votes that have not landed
 

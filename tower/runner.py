@@ -6,7 +6,7 @@ a `CommittedVote`, and only a `CommittedVote` is accepted by the sender. `Commit
 the outcome that holds exactly the record of that vote (S2).
 
 **Time.** A vote may wait `store_timeout` seconds for its store, over all repetitions; then the voter stops. The clock is
-monotonic and injected.
+monotonic and injected, and so is the pause before a write is repeated.
 
 A runner belongs to one thread. `dispatch` takes an event in; while `in_flight` is true, `settle` waits for the store and goes
 on from its answer. The watch calls from a thread of its own, so `on_fence_lost` must only hand over (to a queue).
@@ -44,6 +44,8 @@ from tower.voter import (
 )
 
 __all__ = ["CommittedVote", "Runner", "SignedVote"]
+
+REPEAT_PAUSE_S, REPEAT_PAUSE_MAX_S = 0.01, 0.2  # before a write whose outcome is unknown is repeated
 
 
 @final
@@ -85,6 +87,7 @@ class _InFlight:
     signed: SignedVote
     pending: Pending
     deadline: float
+    pause: float = REPEAT_PAUSE_S
 
 
 class Runner:
@@ -112,6 +115,7 @@ class Runner:
         on_halt: Callable[[Halt], None] = lambda halt: None,
         on_fence_lost: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
         wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self.voter = voter
@@ -130,6 +134,7 @@ class Runner:
         self._on_halt = on_halt
         self._on_fence_lost = on_fence_lost
         self._clock = clock
+        self._pause = pause
         self._wall_ms = wall_ms
         self._in_flight: _InFlight | None = None
         self._watch: Watch | None = None
@@ -154,13 +159,20 @@ class Runner:
         flight = self._in_flight
         if flight is None:
             return
-        outcome = flight.pending.outcome(max(0.0, flight.deadline - self._clock()))
+        outcome = flight.pending.outcome(self._left(flight))
+        if isinstance(outcome, Unknown) and self._left(flight):
+            # A store that says "unknown" at once (a full disk, say) is not asked again at once.
+            self._pause(min(flight.pause, self._left(flight)))
+            flight.pause = min(2 * flight.pause, REPEAT_PAUSE_MAX_S)
         self.store_s = self._clock() - flight.deadline + self._store_timeout
         if isinstance(outcome, Unknown) and self._clock() >= flight.deadline:
             text = f"the store did not confirm the tower within {self._store_timeout:g} s: {outcome.cause}"
             self.dispatch(DeadlinePassed(text))
         else:
             self.dispatch(StoreAnswered(outcome))
+
+    def _left(self, flight: _InFlight) -> float:
+        return max(0.0, flight.deadline - self._clock())
 
     def drive(self, event: Event) -> None:
         """`dispatch`, then `settle` until nothing is in flight. Bounded: every round ends at the write's deadline."""
@@ -240,7 +252,7 @@ class Runner:
         flight = self._in_flight
         if flight is None:
             raise InvariantViolation("nothing is in flight that could be repeated")
-        flight.pending = self._begin(flight.persist, flight.signed.record, max(0.0, flight.deadline - self._clock()))
+        flight.pending = self._begin(flight.persist, flight.signed.record, self._left(flight))
 
     def _sign(self, vote: Vote) -> bytes:
         message = _fast.encode_vote_message(

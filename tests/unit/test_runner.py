@@ -67,6 +67,7 @@ def scripted(*answers, clock=lambda: 0.0, voters=(IDENTITY,), forks=None, **opti
         notes.append("send")
         sent.append(vote)
 
+    options.setdefault("pause", lambda seconds: notes.append("pause"))
     runner = Runner(voter, store, IDENTITY, voters, send, clock=clock, wall_ms=lambda: 5, **options)
     return runner, store, sent, notes
 
@@ -110,6 +111,19 @@ def test_an_unknown_write_is_repeated_unchanged_until_it_is_settled():
     assert len(store.writes) == 3
     assert len(set(store.writes)) == 1
     assert len(sent) == 1
+
+
+def test_a_store_that_is_unknown_at_once_is_asked_again_after_growing_pauses():
+    pauses, now = [], [0.0]
+
+    def pause(seconds):
+        pauses.append(round(seconds, 3))
+        now[0] = round(now[0] + seconds, 6)
+
+    runner, store, sent, _ = scripted(*[Unknown("disk full")] * 60, clock=lambda: now[0], pause=pause, store_timeout=1.0)
+    runner.drive(TakeOver())
+    assert pauses == [0.01, 0.02, 0.04, 0.08, 0.16, 0.2, 0.2, 0.2, 0.09]
+    assert (len(store.writes), sent, runner.halted.reason) == (9, [], HaltReason.STORE_FAILED)
 
 
 def test_a_store_that_stays_silent_ends_the_voter_before_any_send():

@@ -1,0 +1,105 @@
+"""A chain with forks, two peers that vote on it, and our vote account as far as our votes landed.
+
+Now and then two branches grow at once; the peers take sides, and either branch may win. So our voter is on the losing one
+often enough, and has to wait for its lockouts and for the proof that it may switch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.simulator.world import World
+from tests.support.chain import IDENTITY, VOTE_ACCOUNT, digest
+from tower.forkchoice import ForkChoice
+from tower.localnet.judge import Judge
+from tower.lockout import TowerVoteState
+from tower.types import FrozenBank, LastVote, Lockout, VoteAccountState
+
+__all__ = ["Chain"]
+
+MAJOR, MINOR = b"p" * 32, b"q" * 32
+STAKES = {VOTE_ACCOUNT: 10, MAJOR: 600, MINOR: 400}
+KEPT = 120  # banks that a process which starts is told of at the most
+
+
+@dataclass
+class _Branch:
+    tip: FrozenBank
+    peers: tuple[bytes, ...]
+
+
+class Chain:
+    """Grows a slot at a time; every bank is given to whoever listens."""
+
+    def __init__(self, world: World, judge: Judge) -> None:
+        self._world, self._judge = world, judge
+        self._votes: list[LastVote] = []  # sent, and not in a bank yet
+        self._states: dict[int, dict[bytes, TowerVoteState]] = {0: {MAJOR: TowerVoteState(), MINOR: TowerVoteState()}}
+        self._lines: dict[int, frozenset[int]] = {0: frozenset({0})}
+        own = VoteAccountState(IDENTITY.pubkey, ((0, IDENTITY.pubkey),))
+        first = FrozenBank(0, None, digest("0"), digest("hash 0"), 0, {VOTE_ACCOUNT: own}, STAKES)
+        self.banks: list[FrozenBank] = [first]
+        self._branches = [_Branch(first, (MAJOR, MINOR))]
+        self._fork_ends = 0
+        judge.add_bank(0, -1)
+
+    @property
+    def slot(self) -> int:
+        return self.banks[-1].slot
+
+    def tree(self) -> ForkChoice:
+        """What a process that starts now knows: the banks that are kept, from the oldest on the newest one's fork."""
+        line = self._lines[self.slot]
+        start = next(at for at, bank in enumerate(self.banks) if bank.slot in line)
+        forks = ForkChoice(self.banks[start], rooted=[slot for slot in line if slot < self.banks[start].slot])
+        for bank in self.banks[start + 1 :]:
+            if bank.parent_slot in forks:  # else a fork that left before the oldest bank that is kept
+                forks.add(bank)
+        return forks
+
+    def submit(self, vote: LastVote) -> None:
+        """A vote arrived at the leaders."""
+        self._votes.append(vote)
+
+    def grow(self) -> FrozenBank:
+        """The bank of the next slot."""
+        slot = self.slot + 1
+        rng = self._world.rng
+        if len(self._branches) == 2 and slot >= self._fork_ends:
+            winner = rng.choice(self._branches)
+            self._branches = [_Branch(winner.tip, (MAJOR, MINOR))]
+        elif len(self._branches) == 1 and slot > 4 and self._world.chance(0.04):
+            self._world.counts["forks"] += 1
+            base = self._branches[0].tip
+            sides = rng.choice([((MAJOR,), (MINOR,)), ((MINOR,), (MAJOR,)), ((MAJOR, MINOR), ())])
+            self._branches = [_Branch(base, sides[0]), _Branch(base, sides[1])]
+            self._fork_ends = slot + rng.randint(2, 10)
+        branch = rng.choice(self._branches)
+        bank = self._child(slot, branch)
+        branch.tip = bank
+        self.banks.append(bank)
+        del self.banks[:-KEPT]
+        return bank
+
+    def _child(self, slot: int, branch: _Branch) -> FrozenBank:
+        parent = branch.tip
+        states = {peer: state.copy() for peer, state in self._states[parent.slot].items()}
+        for peer in branch.peers:
+            states[peer].process_vote(parent.slot)
+        line = self._lines[parent.slot] | {slot}
+        own = parent.votes[VOTE_ACCOUNT]
+        for vote in self._votes:
+            newer = vote.slots[-1] > (own.last_voted_slot or -1)
+            if newer and set(vote.slots) <= line and (vote.root is None or vote.root in line):
+                own = VoteAccountState(own.node_pubkey, own.authorized_voters, vote.lockouts, vote.root)
+        self._votes = self._votes[-8:]
+        votes = {VOTE_ACCOUNT: own, **{peer: self._account(state) for peer, state in states.items()}}
+        self._states[slot], self._lines[slot] = states, frozenset(sorted(line)[-2048:])
+        for old in [old for old in self._states if old < slot - 64 and all(old != b.tip.slot for b in self._branches)]:
+            del self._states[old], self._lines[old]
+        self._judge.add_bank(slot, parent.slot)
+        return FrozenBank(slot, parent.slot, digest(str(slot)), digest(f"hash {slot}"), 0, votes, STAKES)
+
+    @staticmethod
+    def _account(state: TowerVoteState) -> VoteAccountState:
+        return VoteAccountState(b"n" * 32, (), tuple(Lockout(*vote) for vote in state.votes), state.root)
