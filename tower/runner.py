@@ -22,9 +22,7 @@ from typing import final
 
 from tower import _fast
 from tower.errors import InvariantViolation, SigningError, StoreError
-from tower.keys import Keypair
-from tower.store import Committed, Owner, Pending, Store, Unknown, Watch
-from tower.voter import (
+from tower.events import (
     Adopted,
     Claim,
     DeadlinePassed,
@@ -39,9 +37,10 @@ from tower.voter import (
     Settle,
     StoreAnswered,
     Vote,
-    Voter,
-    VoterState,
 )
+from tower.keys import Keypair
+from tower.store import Committed, Owner, Pending, Store, Unknown, Watch
+from tower.voter import Voter, VoterState
 
 __all__ = ["CommittedVote", "Runner", "SignedVote"]
 

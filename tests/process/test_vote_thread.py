@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.chain import IDENTITY, OTHER, UNIX_S, VOTE_ACCOUNT, account, bank
 from tower.errors import SigningError
+from tower.events import BankFrozen, Halt, HaltReason
 from tower.forkchoice import ForkChoice
 from tower.runner import CommittedVote
 from tower.store import Owner
@@ -20,7 +21,6 @@ from tower.stores.memory import MemoryBackend, MemoryStore
 from tower.validator import vote_thread as module
 from tower.validator.config import ValidatorConfig
 from tower.validator.vote_thread import TakeOverFailed, VoteThread
-from tower.voter import BankFrozen, Halt, HaltReason
 
 PATIENCE_S = 10.0
 

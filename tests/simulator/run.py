@@ -148,7 +148,7 @@ class _Machine:
         self.runner.settle()
         if self.runner.in_flight:
             self.settling = True
-            self._post(self._settle, self.run.world.rng.choice((0, 50 * MS, 600 * MS)))
+            self._post(self._settle, self.run.world.rng.choice((0, 50 * MS, 900 * MS)))
 
     def tell(self, event: Callable[[int], Event]) -> None:
         """Hand the process an event after the network's delay; banks come in order, for each follows the one before."""
@@ -230,7 +230,7 @@ class _Run:
             if machine.up:
                 machine.tell(lambda unix_s: BankFrozen(bank, unix_s))
                 machine.tell(lambda _: VoteSeen(MAJOR, bank.parent_slot, digest(str(bank.parent_slot))))
-                if bank.slot % 16 == 0 and len(self.chain.banks) > 33:
+                if bank.slot % 2 == 0 and len(self.chain.banks) > 33:
                     machine.tell(lambda _: RootAdvanced(self.chain.banks[-33].slot))
         self.world.after(SLOT, self.slot)
 

@@ -9,11 +9,12 @@ from solders.transaction import Transaction
 
 from tests.support.chain import FENCE, IDENTITY, OTHER, UNIX_S, account, bank, new_voter, sighting
 from tower.errors import InvariantViolation, StoreUnavailable
+from tower.events import BankFrozen, HaltReason, Resign, TakeOver
 from tower.forkchoice import ForkChoice
 from tower.runner import CommittedVote, Runner, SignedVote
 from tower.store import Claimed, Committed, Refusal, Refused, Unknown
 from tower.stores.memory import MemoryBackend, MemoryStore
-from tower.voter import BankFrozen, HaltReason, Resign, TakeOver, VoterState
+from tower.voter import VoterState
 from tower.wire import decode_saved_tower
 
 

@@ -21,16 +21,7 @@ from tests.support.chain import (
     peer_votes,
     sighting,
 )
-from tower.forkchoice import ForkChoice
-from tower.restore import HISTORY_SLOTS, SlotHistory
-from tower.store import Claimed, Committed, Refusal, Refused, Unknown
-from tower.types import BlockTimestamp, LastVote, Lockout, Tower, VoteKind
-from tower.voter import (
-    CLAIM_ATTEMPTS_MAX,
-    MAX_VOTE_REFRESH_INTERVAL_S,
-    REFRESH_VOTE_BLOCKHEIGHT,
-    SLOT_HASHES_NAMED,
-    TABLE,
+from tower.events import (
     Adopted,
     BankFrozen,
     Claim,
@@ -49,9 +40,20 @@ from tower.voter import (
     Settle,
     StoreAnswered,
     TakeOver,
+    VoteSeen,
+)
+from tower.forkchoice import ForkChoice
+from tower.restore import HISTORY_SLOTS, SlotHistory
+from tower.store import Claimed, Committed, Refusal, Refused, Unknown
+from tower.types import BlockTimestamp, LastVote, Lockout, Tower, VoteKind
+from tower.voter import (
+    CLAIM_ATTEMPTS_MAX,
+    MAX_VOTE_REFRESH_INTERVAL_S,
+    REFRESH_VOTE_BLOCKHEIGHT,
+    SLOT_HASHES_NAMED,
+    TABLE,
     Voter,
     VoterState,
-    VoteSeen,
 )
 from tower.wire import encode_saved_tower
 

@@ -65,7 +65,7 @@ NEWER = r"; see openos-validator run --help"
 CASES = [
     ("", 1, r"The --identity <KEYPAIR> argument is required"),
     ("--identity no.json", 1, r"--identity: no.json: no such keypair file; name a file written by solana-keygen"),
-    ("--identity certs", 1, r"--identity: certs: cannot be read: Is a directory; .*"),
+    ("--identity certs", 1, r"--identity: certs: not a file; .*"),
     ("--identity short.json", 1, r"--identity: short.json: not a keypair file: expected 64 numbers, found 32; .*"),
     ("--identity text.json", 1, r"--identity: text.json: not a keypair file: expected a JSON array of 64 numbers; .*"),
     ("--identity swapped.json", 1, r"--identity: swapped.json: the public half .* does not belong to its seed; .*"),

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 
 from tower.errors import InvalidInput, InvariantViolation
+from tower.events import BankFrozen, TakeOver
 from tower.forkchoice import ForkChoice
 from tower.localnet.cluster import Cluster
 from tower.localnet.genesis import Participant
 from tower.runner import CommittedVote, Runner
 from tower.stores.memory import MemoryBackend, MemoryStore
 from tower.types import FrozenBank
-from tower.voter import BankFrozen, TakeOver, Voter, VoterConfig, VoterState
+from tower.voter import Voter, VoterConfig, VoterState
 
 __all__ = ["LocalVoter", "add_voters"]
 

@@ -22,12 +22,12 @@ from typing import Any
 import aiohttp
 
 from tower.errors import TowerError, WireError
+from tower.events import LedgerView
 from tower.forkchoice import ForkChoice
 from tower.keys import from_base58, to_base58
 from tower.restore import SlotHistory
 from tower.types import FrozenBank, VoteAccountState
 from tower.validator.rpc import ClusterRpc, EpochInfo, RpcError, RpcUnreachable
-from tower.voter import LedgerView
 from tower.wire import decode_slot_hashes, decode_vote_account
 
 __all__ = ["SLOT_HASHES", "ClusterFeed", "FeedGap"]

@@ -7,6 +7,7 @@ the identity that was asked for. A torn file is refused with its name and the by
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def _fields(tower: Tower) -> dict[str, Any]:
         "votes": [list(vote) for vote in tower.votes],
         "root": tower.root,
         "threshold_depth": tower.threshold_depth,
-        "threshold_size": tower.threshold_size,
+        "threshold_size": tower.threshold_size if math.isfinite(tower.threshold_size) else None,  # JSON has no NaN
         "last_vote_kind": kind,
         "last_vote_hash": vote.hash.hex(),
         "last_vote_timestamp": vote.timestamp,

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tower.errors import InvalidInput, TowerError
+from tower.events import BankFrozen, Halt, HaltReason, LedgerView, RootAdvanced
 from tower.keys import Keypair, to_base58
 from tower.store import Store
 from tower.types import FrozenBank
@@ -31,7 +32,6 @@ from tower.validator.preflight import check_vote_account
 from tower.validator.rpc import ClusterRpc, RpcError, RpcUnreachable
 from tower.validator.sender import VoteSender, learn_routes
 from tower.validator.vote_thread import TakeOverFailed, VoteThread
-from tower.voter import BankFrozen, Halt, HaltReason, LedgerView, RootAdvanced
 
 __all__ = ["EXIT_OF", "ValidatorProcess", "open_store", "run"]
 

@@ -17,25 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tower.errors import TowerError
+from tower.events import Adopted, Event, FenceLost, Halt, HaltReason, LedgerView, Resign, TakeOver
 from tower.forkchoice import ForkChoice
 from tower.keys import Keypair
 from tower.runner import CommittedVote, Runner
 from tower.store import Store
 from tower.types import VoteAccountState
 from tower.validator.config import ValidatorConfig
-from tower.voter import (
-    Adopted,
-    Event,
-    FenceLost,
-    Halt,
-    HaltReason,
-    LedgerView,
-    Resign,
-    TakeOver,
-    Voter,
-    VoterConfig,
-    VoterState,
-)
+from tower.voter import Voter, VoterConfig, VoterState
 
 __all__ = ["TakeOverFailed", "VoteThread"]
 
