@@ -104,7 +104,7 @@ from tower.errors import InvalidInput
 from tower.lockout import TowerVoteState
 from tower.types import MAX_LOCKOUT_HISTORY, BlockTimestamp, LastVote, Lockout, VoteAccountState, VoteKind
 
-__all__ = ["ProposalResult", "VoteError", "apply_vote", "check_proposal"]
+__all__ = ["ProposalResult", "VoteError", "apply_vote", "check_proposal", "votable_slots"]
 
 SlotHashes = Sequence[tuple[int, bytes]]
 
@@ -210,7 +210,7 @@ def apply_vote(account: VoteAccountState, vote: LastVote, slot_hashes: SlotHashe
     if vote.kind is not VoteKind.VOTE:
         raise InvalidInput(f"a {vote.kind.value} is a whole tower: use check_proposal")
     try:
-        slots = _votable_slots(account, vote, slot_hashes)
+        slots = votable_slots(account, vote, slot_hashes)
         state = TowerVoteState(account.lockouts, account.root)
         for slot in slots:
             state.process_vote(slot)
@@ -286,7 +286,7 @@ def _seek(ancestors: SlotHashes, at: int, slot: int) -> int:
     return at
 
 
-def _votable_slots(account: VoteAccountState, vote: LastVote, slot_hashes: SlotHashes) -> list[int]:
+def votable_slots(account: VoteAccountState, vote: LastVote, slot_hashes: SlotHashes) -> list[int]:
     """The slots of a legacy vote that the stack is stepped with."""
     if not vote.slots:
         raise _Refused(VoteError.EmptySlots, "the vote names no slots")

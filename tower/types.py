@@ -149,6 +149,8 @@ class VoteAccountState:
     root: int | None = None
     epoch_credits: tuple[tuple[int, int, int], ...] = ()
     last_timestamp: BlockTimestamp = BlockTimestamp()
+    # slots between each vote and the bank it landed in, as `lockouts`; for credits only, so not compared
+    latencies: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def last_voted_slot(self) -> int | None:

@@ -167,10 +167,9 @@ def decode_vote_account(data: bytes) -> VoteAccountState:
     else:
         reader.u8()  # commission
     landed = version != _V1_14_11  # each vote carries the latency with which it landed
-    lockouts = []
+    lockouts, latencies = [], []
     for _ in range(reader.count(13 if landed else 12, "votes")):
-        if landed:
-            reader.u8()
+        latencies.append(reader.u8() if landed else 0)
         lockouts.append(Lockout(reader.u64(), reader.u32()))
     root = reader.u64() if reader.flag("root option") else None
     voters = tuple((reader.u64(), reader.take(KEY_BYTES)) for _ in range(reader.count(40, "authorized voters")))
@@ -180,7 +179,7 @@ def decode_vote_account(data: bytes) -> VoteAccountState:
         reader.take(PRIOR_VOTERS_BYTES)
     earned = tuple((reader.u64(), reader.u64(), reader.u64()) for _ in range(reader.count(24, "epoch credits")))
     stamp = BlockTimestamp(reader.u64(), reader.i64())
-    return VoteAccountState(node_pubkey, voters, tuple(lockouts), root, earned, stamp)
+    return VoteAccountState(node_pubkey, voters, tuple(lockouts), root, earned, stamp, tuple(latencies))
 
 
 def decode_slot_hashes(data: bytes) -> list[tuple[int, bytes]]:

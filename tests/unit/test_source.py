@@ -18,7 +18,7 @@ import tower
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(module.name for module in pkgutil.walk_packages(tower.__path__, "tower."))
 CORE = {"errors", "types", "_bytes", "_fast", "_reference", "keys", "store"}  # values and bytes
-CORE |= {"lockout", "forkchoice", "checks", "restore", "wire", "proposal", "instructions"}  # rules
+CORE |= {"lockout", "forkchoice", "checks", "restore", "wire", "proposal", "instructions", "credits"}  # rules
 CORE |= {"events", "voter"}
 # what a layer may import from the package, itself aside: design, section "The house"
 LAYERS = {
