@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STORE  ?= etcd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly simulate quick lint fix localnet constraints test-etcd3 fuzz sanitize clean
+.PHONY: help setup demo test nightly simulate quick lint fix localnet constraints test-etcd3 fuzz sanitize spec spec-large clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,12 @@ fuzz: $(VENV)/fuzz-ready  ## hostile bytes at every door, SECONDS=60 each; TARGE
 
 sanitize: setup  ## the compiled module under AddressSanitizer and UBSan, where gcc has them
 	@$(BIN)/python -m fuzz.sanitize
+
+spec: setup  ## the specification: every small TLA+ model in TLC (needs Java), and the SMT argument without bounds
+	@$(BIN)/python -m spec.check
+
+spec-large: setup  ## the same with the large models, about a quarter of an hour
+	@$(BIN)/python -m spec.check --large
 
 constraints: setup  ## write constraints.txt anew from what is installed
 	@$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' > constraints.new
