@@ -82,23 +82,26 @@ def test_the_clock_skips_slots_where_the_machine_was_too_slow() -> None:
         config = LocalnetConfig(slot_ms=20, voters=0, fork_every=0)
         localnet = Localnet(genesis(config), config, log=lines.append)
         ticking = asyncio.create_task(localnet.run())
-        began = time.monotonic()
+        cluster = localnet.cluster
 
         async def going() -> bool:
-            return localnet.cluster.slot >= 5
+            return cluster.slot >= 5
 
         await until(going)
-        time.sleep(0.5)  # the machine has no time for the cluster
+        before, banks = cluster.slot, len(cluster.tree)
+        stalled_at = cluster.time.since_start_ms()
+        while cluster.time.since_start_ms() < stalled_at + 25 * config.slot_ms:
+            pass  # the machine has no time for the cluster: nothing else runs while 25 slots go by
 
-        async def caught_up() -> bool:
-            return localnet.cluster.slot >= 40
+        async def goes_on() -> bool:
+            return cluster.slot > before + 1
 
-        await until(caught_up)
-        elapsed = time.monotonic() - began
+        await until(goes_on)
         ticking.cancel()
         await asyncio.gather(ticking, return_exceptions=True)
-        assert abs(localnet.cluster.slot - elapsed / 0.02) <= 10, "the slot clock drifted"
-        assert len(localnet.cluster.tree) < 30, "the slots that were missed were made up for"
+        assert cluster.slot >= before + 24, "the slots that went by are still to come"
+        made = len(cluster.tree) - banks
+        assert made <= cluster.slot - before - 20, "the slots that were missed were made up for"
 
     run(scenario)
     assert any("skipped" in line for line in lines)

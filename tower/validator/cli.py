@@ -85,25 +85,35 @@ def cli() -> None:
 cli.add_command(run)
 
 
+def window_options(command: Callable[..., int]) -> Callable[..., int]:
+    """What a good moment is: the same for waiting for one and for ending in one."""
+    options = (
+        click.option(
+            "--min-idle-time",
+            type=click.FloatRange(min=0),
+            default=10,
+            show_default=True,
+            metavar="MINUTES",
+            help="Wanted time without leader slots.",
+        ),
+        click.option(
+            "--max-delinquent-stake",
+            type=click.IntRange(1, 100),
+            default=5,
+            show_default=True,
+            metavar="PERCENT",
+            help="Delinquent stake at or above which now is no good moment.",
+        ),
+        click.option("--skip-new-snapshot-check", is_flag=True, help="Do not wait for a new snapshot, nor for delinquency."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command("wait-for-restart-window")
 @click.option("--identity", metavar="ADDRESS", help="Identity to watch: address or keypair file. Default: the node's.")
-@click.option(
-    "--min-idle-time",
-    type=click.FloatRange(min=0),
-    default=10,
-    show_default=True,
-    metavar="MINUTES",
-    help="Wanted time without leader slots.",
-)
-@click.option(
-    "--max-delinquent-stake",
-    type=click.IntRange(1, 100),
-    default=5,
-    show_default=True,
-    metavar="PERCENT",
-    help="Delinquent stake at or above which no restart is advised.",
-)
-@click.option("--skip-new-snapshot-check", is_flag=True, help="Do not wait for a new snapshot, nor for delinquency.")
+@window_options
 @ledger_option  # fmt: skip
 def wait_for_restart_window(
     identity: str | None, min_idle_time: float, max_delinquent_stake: int, skip_new_snapshot_check: bool, ledger: Path
@@ -151,23 +161,7 @@ def set_identity(keypair: str | None, require_tower: bool, ledger: Path) -> int:
 @cli.command("exit")
 @click.option("--force", "-f", is_flag=True, help="Now, without waiting for a restart window.")
 @click.option("--monitor", "-m", "watch", is_flag=True, help="Monitor the validator until it has ended.")
-@click.option(
-    "--min-idle-time",
-    type=click.FloatRange(min=0),
-    default=10,
-    show_default=True,
-    metavar="MINUTES",
-    help="Wanted time without leader slots.",
-)
-@click.option(
-    "--max-delinquent-stake",
-    type=click.IntRange(1, 100),
-    default=5,
-    show_default=True,
-    metavar="PERCENT",
-    help="Delinquent stake at or above which no exit is advised.",
-)
-@click.option("--skip-new-snapshot-check", is_flag=True, help="Do not wait for a new snapshot, nor for delinquency.")
+@window_options
 @ledger_option  # fmt: skip
 def exit_(
     force: bool, watch: bool, min_idle_time: float, max_delinquent_stake: int, skip_new_snapshot_check: bool,
