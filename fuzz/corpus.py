@@ -23,6 +23,7 @@ from tower import _fast, wire
 from tower._bytes import Writer
 from tower.instructions import encode_instruction_message, encode_vote_instruction
 from tower.keys import Keypair
+from tower.leader import Reservation, encode_reservation
 from tower.lockout import TowerVoteState
 from tower.restore import SlotHistory
 from tower.types import (
@@ -66,6 +67,7 @@ TOKENS: dict[str, tuple[bytes, ...]] = {
     "transaction": (*_NUMBER_TOKENS, *_VARINT_TOKENS, wire.VOTE_PROGRAM_ID, PAIR.pubkey, VOTE_ACCOUNT),
     "account": _NUMBER_TOKENS,
     "sysvars": _NUMBER_TOKENS + _VARINT_TOKENS,
+    "reservation": _NUMBER_TOKENS,
     "etcd": _VARINT_TOKENS + tuple(bytes([field << 3 | kind]) for field in (1, 2, 3, 4, 5, 6, 11) for kind in (0, 2)),
     "admin": (
         *(f'"{method}"'.encode() for method in METHODS),
@@ -172,6 +174,10 @@ def _sysvars(rng: random.Random) -> list[bytes]:
     return found
 
 
+def _reservations(rng: random.Random) -> list[bytes]:
+    return [encode_reservation(Reservation(max(0, last - rng.randrange(8)), last, rng.randbytes(8))) for last in NUMBERS]
+
+
 def _etcd(rng: random.Random) -> list[bytes]:
     header = etcdrpc.ResponseHeader(cluster_id=2**63, member_id=7, revision=300, raft_term=4)
     kv = {"key": b"k/tower", "create_revision": 3, "mod_revision": 299, "value": rng.randbytes(40)}
@@ -211,6 +217,7 @@ _MAKERS: dict[str, Callable[[random.Random], list[bytes]]] = {
     "transaction": _transactions,
     "account": _accounts,
     "sysvars": _sysvars,
+    "reservation": _reservations,
     "etcd": _etcd,
     "admin": _requests,
 }

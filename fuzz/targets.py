@@ -13,6 +13,7 @@ transaction  the vote port answers for every packet; what it executes is signed;
              ballot or one that cannot be read
 account      padding changes nothing; what landed can be adopted or is refused
 sysvars      slot hashes encode to the same bytes; a slot history too, and restoring over it is sound
+reservation  what is read encodes to the same bytes; a leader that loads it asks for nothing below its mark
 etcd         an accepted range answer says what protobuf says
 admin        every answer is one line of strict JSON-RPC, never an internal error; requests are the same
              however the stream is cut, and never longer than the bound
@@ -42,11 +43,14 @@ from pyetcd import etcdrpc
 from tower import _fast, _reference, wire
 from tower._bytes import Writer
 from tower.errors import InvalidInput, TowerError, WireError
+from tower.events import Adopted, Looked
 from tower.instructions import TRANSACTION_BYTES_MAX, encode_instruction_message, encode_vote_instruction
 from tower.keys import Keypair, parse_keypair
+from tower.leader import Leader, LeaderState, PutReservation, Reserve, decode_reservation, encode_reservation
 from tower.localnet import intake
 from tower.lockout import TowerVoteState, adopt, malformed, require_well_formed
 from tower.restore import HISTORY_SLOTS, SlotHistory, adjust
+from tower.store import Fence, Sighting
 from tower.stores import _etcd_messages as messages
 from tower.validator import control
 from tower.validator.admin import AdminServer
@@ -58,6 +62,7 @@ __all__ = ["MAX_BYTES", "PAIR", "TARGETS", "VOTE_ACCOUNT", "Finding", "agreed", 
 PAIR = Keypair.from_seed(b"f" * 32)
 VOTE_ACCOUNT = Keypair.from_seed(b"a" * 32).pubkey
 TWINS = (_fast, _reference)
+FENCE = Fence(PAIR.address, 7, b"instance")
 NAMED = Path("tower.bin")  # only for error texts
 SPLITTER_BYTES_MAX = 256  # small, so that short inputs reach it
 HISTORY_HEAD_BYTES, HISTORY_TAIL_BYTES = 9, 16  # of a slot history, around its bits
@@ -199,6 +204,23 @@ def sysvars(data: bytes) -> bool:
     return True
 
 
+def reservation(data: bytes) -> bool:
+    found, problem = attempt(decode_reservation, data)
+    leader = Leader()
+    leader.handle(Adopted(FENCE, None, None))
+    leader.handle(Looked(Sighting(FENCE.identity, FENCE.revision, FENCE.instance, 0, None, None, 9, data)))
+    if problem is not None:
+        require(isinstance(problem, WireError), f"{problem!r} has no offset")
+        require(leader.state is LeaderState.STOPPED, "a leader began from a record that cannot be read")
+        return False
+    require(encode_reservation(found) == data, "encodes to other bytes")
+    above = min(found.last + 1, 2**64 - 1)
+    for effect in leader.handle(Reserve(max(0, above - 8), above)):
+        asked = decode_reservation(effect.record) if isinstance(effect, PutReservation) else None
+        require(asked is None or asked.first > found.last, "a slot was asked for that was reserved before")
+    return True
+
+
 def etcd_answer(data: bytes) -> bool:
     answer, _ = attempt(messages.decode_range, data)
     watched, _ = attempt(messages.decode_watch, data)
@@ -336,6 +358,7 @@ TARGETS: dict[str, Callable[[bytes], bool]] = {
     "transaction": vote_transaction,
     "account": vote_account,
     "sysvars": sysvars,
+    "reservation": reservation,
     "etcd": etcd_answer,
     "admin": admin_rpc,
 }
@@ -345,6 +368,7 @@ MAX_BYTES = {  # of an input, in a guided run
     "transaction": 1300,
     "account": 4096,
     "sysvars": 1024,
+    "reservation": 64,
     "etcd": 1024,
     "admin": 1024,
 }

@@ -21,6 +21,7 @@ __all__ = [
     "TowerError",
     "TowerInconsistent",
     "TowerTooOld",
+    "UnusableTower",
     "WireError",
     "WrongTower",
 ]
@@ -69,6 +70,10 @@ class TowerTooOld(TowerError):
         super().__init__(f"the tower's last vote {last_voted_slot} is older than the slot history, which begins at {oldest_slot}")
         self.last_voted_slot = last_voted_slot
         self.oldest_slot = oldest_slot
+
+
+class UnusableTower(TowerError):
+    """A saved tower that nobody may vote on: torn, foreign, badly signed or malformed. The text says where it is and why."""
 
 
 class TowerInconsistent(TowerError):

@@ -1,16 +1,17 @@
-"""The tower store: one record per identity, and a fence around every write of it.
+"""The tower store: typed records of an identity, and a fence around every write of them.
 
-A store keeps, for each identity, an *instance* (who may write) and a *record* (today: the saved tower). It does not know
-what is in the record. Three adapters exist, `tower.stores.memory`, `.file` and `.etcd`; one contract suite holds them to
-what is written here.
+A store keeps, for each identity, an *instance* (who may write) and one *record* of each `Kind`: the saved tower, and the
+newest reservation of block slots. It does not know what is in a record. Three adapters exist, `tower.stores.memory`,
+`.file` and `.etcd`; one contract suite holds them to what is written here.
 
 **The fence.** A `claim` replaces the instance by fresh random bytes, and the revision at which the store did so is the
 `Fence`: larger than every fence before it, for every identity, in that store. From that moment no write under an older
 fence commits (S3). Not a clock, not a lease, not a name.
 
 **A store write** commits only if *both* hold inside one atomic step: the instance is still at my fence's revision, and the
-record is still at the revision that I saw last. The second comparison is what makes a late or repeated copy of an earlier
-write harmless (S4).
+record of the same kind is still at the revision that I saw last. The second comparison is what makes a late or repeated copy
+of an earlier write harmless (S4, S7). The kinds have one fence and nothing else in common: a write of one neither changes nor
+compares the revision of another.
 
 **Three outcomes, never a boolean.** What each lets you conclude:
 
@@ -42,6 +43,9 @@ __all__ = [
     "Claimed",
     "Committed",
     "Fence",
+    "Kind",
+    "ListingStore",
+    "NotingStore",
     "Outcome",
     "Owner",
     "Pending",
@@ -55,6 +59,13 @@ __all__ = [
 
 INSTANCE_BYTES = 8
 ABSENT = 0  # the revision of a key that does not exist
+
+
+class Kind(enum.Enum):
+    """What a record is. The value names it at the store: etcd's key, the file."""
+
+    TOWER = "tower"
+    BLOCKS = "blocks"  # the newest reservation of block slots, see `tower.leader`
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +88,11 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """Both keys of one identity as read at one moment, with no effect on them.
+    """The keys of one identity as read at one moment, with no effect on them.
 
-    Revisions are `ABSENT` (0) where there is none. `instance_revision` orders claims; `record_revision` is only ever
-    compared for equality. `owner` is who claimed last, `None` if unknown (a legacy validator leaves no owner).
+    Revisions are `ABSENT` (0) where there is none. `instance_revision` orders claims; `record_revision` (of the tower) and
+    `blocks_revision` are only ever compared for equality. `owner` is who claimed last, `None` if unknown (a legacy validator
+    leaves no owner).
     """
 
     identity: str
@@ -89,11 +101,13 @@ class Sighting:
     record_revision: int
     record: bytes | None
     owner: Owner | None = None
+    blocks_revision: int = ABSENT
+    blocks: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """The right to write the record of `identity`, until someone claims after `revision`."""
+    """The right to write the records of `identity`, until someone claims after `revision`."""
 
     identity: str  # base58
     revision: int
@@ -102,7 +116,7 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The claim committed: the fence is ours, and this is the record as it was in that same step."""
+    """The claim committed: the fence is ours, and this is the tower as it was in that same step."""
 
     fence: Fence
     record_revision: int
@@ -111,7 +125,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """`record` is durable in the store under `fence`; `record_revision` is what the next write must expect."""
+    """`record` is durable in the store under `fence`; `record_revision` is what the next write of its kind must expect."""
 
     fence: Fence
     record_revision: int
@@ -162,22 +176,24 @@ class Store(Protocol):
     """What an adapter must do. Calls come from one thread per store object, but for `watch` callbacks and `close`."""
 
     def look(self, identity: str, timeout: float) -> Sighting:
-        """Read both keys at one moment (linearizable), changing nothing.
+        """Read the keys at one moment (linearizable), changing nothing.
 
         Raises `StoreUnavailable` if no answer came in time on any endpoint, `StoreError` if the store is unusable.
         """
 
     def claim(self, sighting: Sighting, owner: Owner, timeout: float) -> Claimed | Refused | Unknown:
         """One atomic step: if the instance is still at `sighting.instance_revision`, replace it by fresh random bytes,
-        write owner and history entry beside it, and read the record.
+        write owner and history entry beside it, and read the tower.
 
         `Refused(FENCED)`: somebody else claimed since the sighting; look again. `Unknown`: look again too; if the
         sighting then shows the caller's bytes, the adapter has already answered `Claimed` (it settles its own lost
         answers within `timeout`).
         """
 
-    def begin_store(self, fence: Fence, expected_revision: int, record: bytes, timeout: float) -> Pending:
-        """Start the fenced write and return at once; the caller works on while it is under way.
+    def begin_store(
+        self, fence: Fence, expected_revision: int, record: bytes, timeout: float, kind: Kind = Kind.TOWER
+    ) -> Pending:
+        """Start the fenced write of the record of `kind` and return at once; the caller works on while it is under way.
 
         Never raises for what the store does: that is the outcome's. Calling it again with equal arguments repeats the
         same write.
@@ -194,3 +210,26 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give up connections and threads. Idempotent."""
+
+
+class ListingStore(Store, Protocol):
+    """A store that can also say whom it knows: for people who look at it. A voter needs none of this."""
+
+    def identities(self, timeout: float) -> list[str]:
+        """Every identity that has a key or file here, sorted, changing nothing. Raises as `Store.look` does."""
+
+
+class NotingStore(ListingStore, Protocol):
+    """A store in which machines can leave each other notes beside an identity's keys. A voter needs none of this.
+
+    No fence guards a note: it informs people and gives an occasion to look, and no promise rests on what is in one.
+    """
+
+    def put_note(self, identity: str, name: str, note: bytes, timeout: float) -> None:
+        """Replace the note `name` (lower-case letters, digits, hyphens; at most 4096 bytes of content).
+
+        Raises as `Store.look` does; then it may be there or not, and may be put again.
+        """
+
+    def notes(self, identity: str, timeout: float) -> dict[str, bytes]:
+        """Every note of `identity` by its name, changing nothing. Raises as `Store.look` does."""

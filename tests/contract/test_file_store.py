@@ -16,8 +16,9 @@ import pytest
 
 from tests.support.etcd import wait_until
 from tower.errors import InvalidInput, StoreError, StoreUnavailable
-from tower.store import Claimed, Committed, Owner, Refusal, Refused, Unknown
+from tower.store import Claimed, Committed, Kind, Owner, Refusal, Refused, Unknown
 from tower.stores import _folder
+from tower.stores._common import Deadline
 from tower.stores.file import FileStore, content_revision
 
 T = 10.0
@@ -117,6 +118,105 @@ def test_a_lock_that_is_held_ends_in_time(store: FileStore, identity: str) -> No
         assert "lock" in outcome.cause
     assert store.look(identity, T) == sighting
     assert isinstance(store.begin_store(mine.fence, 0, b"tower", T).outcome(T), Committed)
+
+
+def test_a_tower_never_waits_for_a_reservation_and_a_claim_waits_for_both(store: FileStore, identity: str) -> None:
+    """S3 and S7: each kind has a lock of its own, and a claim comes between no comparison and its put."""
+    mine = claim(store, identity)
+    sighting = store.look(identity, T)
+    locks = {Kind.TOWER: f"lock-{identity}", Kind.BLOCKS: f"lock-blocks-{identity}"}
+    for kind, other in ((Kind.TOWER, Kind.BLOCKS), (Kind.BLOCKS, Kind.TOWER)):
+        with open(store.directory / locks[other], "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert isinstance(store.begin_store(mine.fence, 0, b"record", T, kind).outcome(T), Committed)
+            for outcome in (store.begin_store(mine.fence, 0, b"x", 0.05, other).outcome(T), store.claim(sighting, OWNER, 0.05)):
+                assert isinstance(outcome, Unknown)
+                assert locks[other] in outcome.cause
+    assert store.look(identity, T).instance_revision == mine.fence.revision
+    assert isinstance(store.claim(sighting, OWNER, T), Claimed)
+
+
+@pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
+def test_a_write_that_dies_before_its_rename_leaves_the_record_before_it(
+    store: FileStore, identity: str, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = claim(store, identity)
+    path = store.directory / {Kind.TOWER: f"tower-1_9-{identity}.bin", Kind.BLOCKS: f"blocks-{identity}.bin"}[kind]
+    one = store.begin_store(mine.fence, 0, b"record 1", T, kind).outcome(T)
+    assert isinstance(one, Committed)
+    rename = os.rename
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        fsync(handle)
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+
+    def fail(old: Path, new: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(new))
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", fail)
+    assert isinstance(store.begin_store(mine.fence, one.record_revision, b"record 2", T, kind).outcome(T), Unknown)
+    assert path.read_bytes() == b"record 1"
+    monkeypatch.setattr(os, "rename", rename)
+    assert isinstance(store.begin_store(mine.fence, one.record_revision, b"record 2", T, kind).outcome(T), Committed)
+    assert path.read_bytes() == b"record 2"
+    assert flushed == [f"{path.name}.new", f"{path.name}.new", store.directory.name]
+
+
+def test_claims_of_two_identities_wait_for_one_counter(store: FileStore, identity: str) -> None:
+    """S3: fences rise over all identities of a folder, so a claim waits for whoever counts."""
+    sighting = store.look(identity, T)
+    with open(store.directory / "claims.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        outcome = store.claim(sighting, OWNER, 0.05)
+        assert isinstance(outcome, Unknown)
+        assert "claims.lock" in outcome.cause
+    assert store.look(identity, T) == sighting
+    assert isinstance(store.claim(sighting, OWNER, T), Claimed)
+
+
+def test_a_lock_on_a_file_that_was_removed_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3: somebody removes the lock file between its opening and its locking, and another process locks a new one."""
+    path, flock = tmp_path / "lock", fcntl.flock
+    removed: list[int] = []
+
+    def remove_and_lock(handle: int, operation: int) -> None:
+        if not removed:
+            removed.append(os.fstat(handle).st_ino)
+            path.unlink()
+            path.touch()
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_and_lock)
+    with _folder.Folder(tmp_path).locked("lock", Deadline(T)), open(path, "rb") as other:
+        assert removed != [path.stat().st_ino]
+        with pytest.raises(BlockingIOError):
+            flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_s2_a_write_is_flushed_before_it_is_renamed_and_the_folder_after_it(
+    store: FileStore, identity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the first, a power cut leaves an empty tower under the right name; without the second, the tower before."""
+    mine = claim(store, identity)
+    done: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(handle: int) -> None:
+        fsync(handle)
+        done.append(("flushed", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+
+    def noted_rename(old: Path, new: Path) -> None:
+        rename(old, new)
+        done.append(("renamed to", new.name))
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    assert isinstance(store.begin_store(mine.fence, 0, b"tower", T).outcome(T), Committed)
+    name = f"tower-1_9-{identity}.bin"
+    assert done == [("flushed", f"{name}.new"), ("renamed to", name), ("flushed", store.directory.name)]
 
 
 def test_a_disk_that_hangs_is_unknown_in_time_and_the_repetition_settles_it(

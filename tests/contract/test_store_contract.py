@@ -13,13 +13,17 @@ from hypothesis import strategies as st
 
 from tests.support.etcd import open_store, wait_until
 from tower.errors import InvalidInput, StoreError
+from tower.events import Adopted
 from tower.keys import to_base58
+from tower.leader import Leader, Reserve, StopReason
+from tower.leader_runner import LeaderRunner
 from tower.store import (
     ABSENT,
     INSTANCE_BYTES,
     Claimed,
     Committed,
     Fence,
+    Kind,
     Outcome,
     Owner,
     Refusal,
@@ -33,6 +37,7 @@ from tower.stores.memory import MemoryBackend, MemoryStore
 
 T = 10.0  # seconds; a bound, never waited for
 Open = Callable[[], Store]
+both_kinds = pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
 
 
 @pytest.fixture(params=["memory", "file", "etcd"])
@@ -64,21 +69,27 @@ def claim(store: Store, identity: str, who: Owner | None = None) -> Claimed:
     return claimed
 
 
-def put(store: Store, fence: Fence, expected: int, record: bytes) -> Outcome:
-    return store.begin_store(fence, expected, record, T).outcome(T)
+def put(store: Store, fence: Fence, expected: int, record: bytes, kind: Kind = Kind.TOWER) -> Outcome:
+    return store.begin_store(fence, expected, record, T, kind).outcome(T)
 
 
-def committed(store: Store, fence: Fence, expected: int, record: bytes) -> Committed:
-    outcome = put(store, fence, expected, record)
+def committed(store: Store, fence: Fence, expected: int, record: bytes, kind: Kind = Kind.TOWER) -> Committed:
+    outcome = put(store, fence, expected, record, kind)
     assert isinstance(outcome, Committed), outcome
     assert (outcome.fence, outcome.record) == (fence, record)
     return outcome
 
 
+def stored(store: Store, identity: str, kind: Kind = Kind.TOWER) -> tuple[bytes | None, int]:
+    """A record and its revision as anybody sees them."""
+    seen = store.look(identity, T)
+    return (seen.record, seen.record_revision) if kind is Kind.TOWER else (seen.blocks, seen.blocks_revision)
+
+
 def test_an_absent_record_and_looks_without_effect(opener: Open, identity: str) -> None:
     store, other = opener(), opener()
     assert isinstance(store, Store)
-    nothing = Sighting(identity, ABSENT, None, ABSENT, None, None)
+    nothing = Sighting(identity, ABSENT, None, ABSENT, None, None, ABSENT, None)
     assert store.look(identity, T) == other.look(identity, T) == store.look(identity, T) == nothing
     assert store.history(identity, T) == []
 
@@ -103,72 +114,123 @@ def test_fences_rise_over_all_identities_and_carry_fresh_bytes(opener: Open, rng
     assert len({fence.instance for fence in fences}) == len(fences)
 
 
-def test_s3_an_old_fence_is_refused_after_a_claim(opener: Open, identity: str) -> None:
+@both_kinds
+def test_s3_an_old_fence_is_refused_after_a_claim(opener: Open, identity: str, kind: Kind) -> None:
     first, second = opener(), opener()
     mine = claim(first, identity)
-    written = committed(first, mine.fence, mine.record_revision, b"tower 1")
+    written = committed(first, mine.fence, ABSENT, b"record 1", kind)
     yours = claim(second, identity)
-    assert (yours.record, yours.record_revision) == (b"tower 1", written.record_revision)
+    assert stored(second, identity, kind) == (b"record 1", written.record_revision)
+    brought = (b"record 1", written.record_revision) if kind is Kind.TOWER else (None, ABSENT)
+    assert (yours.record, yours.record_revision) == brought
 
     fenced = Refused(Refusal.FENCED, mine.fence.revision, yours.fence.revision)
-    assert put(first, mine.fence, written.record_revision, b"tower 2") == fenced
-    assert put(first, mine.fence, ABSENT, b"tower 1") == fenced  # not even the repetition of what did commit
-    assert second.look(identity, T).record == b"tower 1"
-    committed(second, yours.fence, yours.record_revision, b"tower 2'")
+    assert put(first, mine.fence, written.record_revision, b"record 2", kind) == fenced
+    assert put(first, mine.fence, ABSENT, b"record 1", kind) == fenced  # not even the repetition of what did commit
+    assert stored(second, identity, kind) == (b"record 1", written.record_revision)
+    committed(second, yours.fence, written.record_revision, b"record 2'", kind)
 
 
-def test_a_fence_must_agree_in_revision_and_bytes(opener: Open, identity: str) -> None:
+@both_kinds
+def test_a_fence_must_agree_in_revision_and_bytes(opener: Open, identity: str, kind: Kind) -> None:
     """A backup that was restored counts revisions again; the random bytes still tell two claims apart."""
     store = opener()
     mine = claim(store, identity)
     other_bytes = Fence(identity, mine.fence.revision, bytes(INSTANCE_BYTES))
     other_revision = Fence(identity, mine.fence.revision + 1, mine.fence.instance)
     for forged in (other_bytes, other_revision):
-        outcome = put(store, forged, mine.record_revision, b"tower")
+        outcome = put(store, forged, ABSENT, b"record", kind)
         assert isinstance(outcome, Refused)
         assert outcome.reason is Refusal.FENCED
-    assert store.look(identity, T).record is None
+    assert stored(store, identity, kind) == (None, ABSENT)
 
 
-def test_a_wrong_expected_revision_is_a_conflict(opener: Open, identity: str) -> None:
+@both_kinds
+def test_a_wrong_expected_revision_is_a_conflict(opener: Open, identity: str, kind: Kind) -> None:
     store = opener()
     fence = claim(store, identity).fence
-    one = committed(store, fence, ABSENT, b"tower 1")
+    one = committed(store, fence, ABSENT, b"record 1", kind)
     conflict = Refused(Refusal.CONFLICT, ABSENT, one.record_revision)
-    assert put(store, fence, ABSENT, b"tower 2") == conflict
+    assert put(store, fence, ABSENT, b"record 2", kind) == conflict
     wrong = one.record_revision + 1
-    assert put(store, fence, wrong, b"tower 2") == Refused(Refusal.CONFLICT, wrong, one.record_revision)
-    assert store.look(identity, T).record == b"tower 1"
+    assert put(store, fence, wrong, b"record 2", kind) == Refused(Refusal.CONFLICT, wrong, one.record_revision)
+    assert stored(store, identity, kind) == (b"record 1", one.record_revision)
 
 
-def test_a_repetition_of_a_committed_write_says_the_same_again(opener: Open, identity: str) -> None:
+@both_kinds
+def test_a_repetition_of_a_committed_write_says_the_same_again(opener: Open, identity: str, kind: Kind) -> None:
     store = opener()
     fence = claim(store, identity).fence
-    one = committed(store, fence, ABSENT, b"tower 1")
-    assert put(store, fence, ABSENT, b"tower 1") == one
-    two = committed(store, fence, one.record_revision, b"tower 2")
-    assert put(opener(), fence, one.record_revision, b"tower 2") == two
-    assert store.look(identity, T).record_revision == two.record_revision
+    one = committed(store, fence, ABSENT, b"record 1", kind)
+    assert put(store, fence, ABSENT, b"record 1", kind) == one
+    two = committed(store, fence, one.record_revision, b"record 2", kind)
+    assert put(opener(), fence, one.record_revision, b"record 2", kind) == two
+    assert stored(store, identity, kind) == (b"record 2", two.record_revision)
 
 
-def test_s4_a_late_copy_never_takes_the_record_back(opener: Open, identity: str) -> None:
+@both_kinds
+def test_s4_a_late_copy_never_takes_the_record_back(opener: Open, identity: str, kind: Kind) -> None:
+    """S7 as well: a reservation that comes late must not make slots free again that were given meanwhile."""
     store = opener()
     fence = claim(store, identity).fence
-    one = committed(store, fence, ABSENT, b"tower 1")
-    two = committed(store, fence, one.record_revision, b"tower 2")
-    three = committed(store, fence, two.record_revision, b"tower 3")
-    for expected, record in ((ABSENT, b"tower 1"), (one.record_revision, b"tower 2")):
-        assert put(store, fence, expected, record) == Refused(Refusal.CONFLICT, expected, three.record_revision)
-    assert store.look(identity, T).record == b"tower 3"
+    one = committed(store, fence, ABSENT, b"record 1", kind)
+    two = committed(store, fence, one.record_revision, b"record 2", kind)
+    three = committed(store, fence, two.record_revision, b"record 3", kind)
+    for expected, record in ((ABSENT, b"record 1"), (one.record_revision, b"record 2")):
+        refused = Refused(Refusal.CONFLICT, expected, three.record_revision)
+        assert put(store, fence, expected, record, kind) == refused
+    assert stored(store, identity, kind) == (b"record 3", three.record_revision)
+
+
+def test_s7_a_successor_leads_only_above_what_its_predecessor_reserved(opener: Open, identity: str) -> None:
+    """The old owner does not know that it is one; it keeps what it was given, and gets nothing more."""
+    lives: list[LeaderRunner] = []
+    for first in (8, 10):
+        claimed = claim(opener(), identity)
+        lives.append(LeaderRunner(Leader(), opener(), store_timeout=T, duty_timeout=60.0))
+        lives[-1].drive(Adopted(claimed.fence, None, None))
+        lives[-1].drive(Reserve(first, first + 3))
+    old, new = lives
+    assert [[slot for slot in range(20) if life.may_produce(slot)] for life in lives] == [[8, 9, 10, 11], [12, 13]]
+    old.drive(Reserve(14, 17))
+    assert old.stopped is not None
+    assert (old.stopped.reason, new.stopped) == (StopReason.LOST_FENCE, None)
+    new.drive(Reserve(14, 17))
+    assert [slot for slot in range(20) if old.may_produce(slot) or new.may_produce(slot)] == [12, 13, 14, 15, 16, 17]
+
+
+def test_the_kinds_share_the_fence_and_nothing_else(opener: Open, identity: str) -> None:
+    """A write of one kind neither moves nor compares the revision of the other, and equal bytes are not each other's copy."""
+    votes, blocks = opener(), opener()  # as a process has them: one store object for each
+    fence = claim(votes, identity).fence
+    tower = committed(votes, fence, ABSENT, b"equal")
+    assert stored(votes, identity, Kind.BLOCKS) == (None, ABSENT)
+    reserved = committed(blocks, fence, ABSENT, b"equal", Kind.BLOCKS)
+    for number in range(3):
+        tower = committed(votes, fence, tower.record_revision, b"tower %d" % number)
+        reserved = committed(blocks, fence, reserved.record_revision, b"slots %d" % number, Kind.BLOCKS)
+    seen = votes.look(identity, T)
+    assert seen == blocks.look(identity, T)
+    assert (seen.record, seen.record_revision) == (b"tower 2", tower.record_revision)
+    assert (seen.blocks, seen.blocks_revision) == (b"slots 2", reserved.record_revision)
+    assert isinstance(put(blocks, fence, tower.record_revision, b"slots 3", Kind.BLOCKS), Refused)  # the other's revision
+
+    lost: list[int] = []
+    votes.watch(fence, lost.append)
+    committed(blocks, fence, reserved.record_revision, b"slots 4", Kind.BLOCKS)
+    yours = claim(opener(), identity)
+    wait_until(lambda: lost, "the watch fires")
+    assert (yours.record, yours.record_revision, lost) == (b"tower 2", tower.record_revision, [yours.fence.revision])
 
 
 @pytest.mark.parametrize("record", [b"", bytes(range(256)) * 40, b"\n{}\0"], ids=["empty", "10 kB", "text-like"])
-def test_records_come_back_byte_for_byte(opener: Open, identity: str, record: bytes) -> None:
+@both_kinds
+def test_records_come_back_byte_for_byte(opener: Open, identity: str, record: bytes, kind: Kind) -> None:
     store = opener()
-    written = committed(store, claim(store, identity).fence, ABSENT, record)
+    written = committed(store, claim(store, identity).fence, ABSENT, record, kind)
     assert written.record_revision != ABSENT
-    assert claim(opener(), identity).record == record
-    assert store.look(identity, T).record == record
+    assert claim(opener(), identity).record == (record if kind is Kind.TOWER else None)
+    assert stored(store, identity, kind) == (record, written.record_revision)
 
 
 def test_the_loser_of_a_race_is_refused_and_changes_nothing(opener: Open, identity: str) -> None:
@@ -179,6 +241,18 @@ def test_the_loser_of_a_race_is_refused_and_changes_nothing(opener: Open, identi
     assert second.look(identity, T).owner == owner("winner")
     assert [claimed.who for claimed in second.history(identity, T)] == ["winner"]
     committed(first, winner.fence, ABSENT, b"tower")
+
+
+def test_a_claim_brings_back_the_record_of_its_own_moment(opener: Open, identity: str) -> None:
+    """S1: the owner went on writing after the look, and those votes bind whoever claims."""
+    owning, claiming = opener(), opener()
+    mine = claim(owning, identity)
+    one = committed(owning, mine.fence, mine.record_revision, b"tower 1")
+    sighting = claiming.look(identity, T)
+    two = committed(owning, mine.fence, one.record_revision, b"tower 2")
+    yours = claiming.claim(sighting, owner("secondary"), T)
+    assert isinstance(yours, Claimed)
+    assert (yours.record, yours.record_revision) == (b"tower 2", two.record_revision)
 
 
 def test_of_ten_concurrent_claims_from_one_sighting_exactly_one_wins(opener: Open, identity: str) -> None:
@@ -260,7 +334,8 @@ def test_an_identity_cannot_reach_other_keys(opener: Open, identity: str) -> Non
 # -- random sequences against a model
 
 CLIENTS = 3
-ACTIONS = st.tuples(st.sampled_from(["look", "claim", "store", "store", "store", "stale", "repeat"]), st.integers(0, CLIENTS - 1))
+WHAT = st.sampled_from(["look", "claim", "store", "store", "store", "stale", "repeat"])
+ACTIONS = st.tuples(WHAT, st.integers(0, CLIENTS - 1), st.sampled_from([Kind.TOWER, Kind.TOWER, Kind.BLOCKS]))
 
 
 class Model:
@@ -268,7 +343,7 @@ class Model:
 
     def __init__(self) -> None:
         self.claims = 0
-        self.record: bytes | None = None
+        self.records: dict[Kind, bytes | None] = dict.fromkeys(Kind)
 
     def claim(self, seen: int) -> bool:
         if self.claims != seen:
@@ -276,12 +351,12 @@ class Model:
         self.claims += 1
         return True
 
-    def store(self, fence: int, expected: bytes | None, record: bytes) -> Refusal | None:
+    def store(self, fence: int, expected: bytes | None, record: bytes, kind: Kind) -> Refusal | None:
         if fence != self.claims:
             return Refusal.FENCED
-        if self.record not in (expected, record):
+        if self.records[kind] not in (expected, record):
             return Refusal.CONFLICT
-        self.record = record
+        self.records[kind] = record
         return None
 
 
@@ -293,33 +368,37 @@ def clients(opener: Open) -> list[Store]:
 
 @given(actions=st.lists(ACTIONS, min_size=5, max_size=40))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_any_sequence_does_what_the_model_says(clients: list[Store], actions: list[tuple[str, int]]) -> None:
+def test_any_sequence_does_what_the_model_says(clients: list[Store], actions: list[tuple[str, int, Kind]]) -> None:
     identity = to_base58(random.SystemRandom().randbytes(32))
     model = Model()
     sightings = [clients[0].look(identity, T)] * CLIENTS
     seen = [0] * CLIENTS  # the model's claims at each client's sighting
     held: list[tuple[Fence, int] | None] = [None] * CLIENTS  # each client's fence, and the model's
     known: dict[bytes | None, int] = {None: ABSENT}  # the revision of each record ever stored
-    writes: list[tuple[Fence, int, bytes | None, bytes]] = []
-    for number, (action, who) in enumerate(actions):
+    writes: list[tuple[Fence, int, bytes | None, bytes, Kind]] = []
+    for number, (action, who, kind) in enumerate(actions):
         store, mine = clients[who], held[who]
         if action == "look":
             sightings[who], seen[who] = store.look(identity, T), model.claims
-            assert (sightings[who].record, sightings[who].record_revision) == (model.record, known[model.record])
+            tower, blocks = model.records[Kind.TOWER], model.records[Kind.BLOCKS]
+            assert (sightings[who].record, sightings[who].record_revision) == (tower, known[tower])
+            assert (sightings[who].blocks, sightings[who].blocks_revision) == (blocks, known[blocks])
         elif action == "claim":
             claimed = store.claim(sightings[who], owner(str(who)), T)
             assert isinstance(claimed, Claimed) == model.claim(seen[who])
             if isinstance(claimed, Claimed):
-                assert (claimed.record, claimed.record_revision) == (model.record, known[model.record])
+                tower = model.records[Kind.TOWER]
+                assert (claimed.record, claimed.record_revision) == (tower, known[tower])
                 held[who] = (claimed.fence, model.claims)
         elif action == "repeat" and writes:
             check(store, model, known, *writes[-1 - who % len(writes)])
         elif mine is not None:
-            expected = model.record if action == "store" else None
-            write = (mine[0], mine[1], expected, b"%d" % number)
+            expected = model.records[kind] if action == "store" else None
+            write = (mine[0], mine[1], expected, b"%d" % number, kind)
             check(store, model, known, *write)
             writes.append(write)
-    assert clients[0].look(identity, T).record == model.record
+    for kind in Kind:
+        assert stored(clients[0], identity, kind)[0] == model.records[kind]
 
 
 def check(
@@ -330,10 +409,11 @@ def check(
     fence_number: int,
     expected: bytes | None,
     record: bytes,
+    kind: Kind,
 ) -> None:
     """One write on both sides; the answers must agree."""
-    outcome = put(store, fence, known[expected], record)
-    refusal = model.store(fence_number, expected, record)
+    outcome = put(store, fence, known[expected], record, kind)
+    refusal = model.store(fence_number, expected, record, kind)
     if refusal is None:
         assert isinstance(outcome, Committed), outcome
         known[record] = outcome.record_revision

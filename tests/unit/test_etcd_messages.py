@@ -49,6 +49,8 @@ def test_a_transaction_reads_as_it_was_meant(key: bytes, value: bytes, revision:
 def test_range_and_watch_read_as_they_were_meant(key: bytes, end: bytes, limit: int, revision: int) -> None:
     read = etcdrpc.RangeRequest.FromString(pb.range_request(key, end, limit))
     assert read == etcdrpc.RangeRequest(key=key, range_end=end, limit=limit)
+    read = etcdrpc.RangeRequest.FromString(pb.range_request(key, end, limit, keys_only=True))
+    assert read == etcdrpc.RangeRequest(key=key, range_end=end, limit=limit, keys_only=True)
     watch = etcdrpc.WatchRequest.FromString(pb.watch_create(key, revision))
     assert watch.create_request == etcdrpc.WatchCreateRequest(key=key, start_revision=revision)
 
@@ -124,3 +126,9 @@ def test_a_cut_answer_never_passes_for_a_whole_one_that_says_something_else() ->
 def test_malformed_answers_are_refused(data: str, reason: str) -> None:
     with pytest.raises(WireError, match=reason):
         pb.decode_range(bytes.fromhex(data))
+
+
+def test_a_transaction_without_a_header_is_refused() -> None:
+    """Its revision would become a fence: 0, which everybody could hold."""
+    with pytest.raises(WireError, match="without a header"):
+        pb.decode_txn(etcdrpc.TxnResponse(succeeded=True).SerializeToString(), (0, 0))

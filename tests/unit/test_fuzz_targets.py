@@ -63,6 +63,7 @@ def _escape(*_: object) -> None:
         ("transaction", intake, "read_ballots"),
         ("account", wire, "decode_vote_account"),
         ("sysvars", SlotHistory, "check"),
+        ("reservation", targets, "decode_reservation"),
         ("etcd", _etcd_messages, "decode_watch"),
         ("admin", AdminServer, "_answer"),
     ],

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tower.errors import InvalidInput
+from tower.keys import from_base58
 from tower.store import Owner
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "check_identity",
     "decode_owner",
     "encode_owner",
+    "is_address",
     "owner_of",
     "owner_to",
 ]
@@ -41,6 +43,15 @@ def check_identity(identity: str) -> str:
     if not IDENTITY.fullmatch(identity):
         raise InvalidInput(f"{identity!r} is not an identity: expected a base58 address")
     return identity
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is a base58 address: other names in a shared folder or etcd are not ours to list."""
+    try:
+        from_base58(text)
+    except InvalidInput:
+        return False
+    return True
 
 
 def owner_to(owner: Owner, instance: bytes) -> dict[str, Any]:

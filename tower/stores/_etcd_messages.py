@@ -76,9 +76,10 @@ def compare_value(key: bytes, value: bytes) -> bytes:
     return _number(2, COMPARE_VALUE) + _bytes(3, key) + _bytes(7, value)
 
 
-def range_request(key: bytes, range_end: bytes = b"", limit: int = 0) -> bytes:
-    """A linearizable `RangeRequest` of one key, or of all keys from `key` up to `range_end`."""
-    return _bytes(1, key) + (_bytes(2, range_end) if range_end else b"") + (_number(3, limit) if limit else b"")
+def range_request(key: bytes, range_end: bytes = b"", limit: int = 0, *, keys_only: bool = False) -> bytes:
+    """A linearizable `RangeRequest` of one key, or of all keys from `key` up to `range_end` (`b"\\0"`: to the last)."""
+    request = _bytes(1, key) + (_bytes(2, range_end) if range_end else b"") + (_number(3, limit) if limit else b"")
+    return request + (_number(8, 1) if keys_only else b"")
 
 
 def range_op(key: bytes) -> bytes:

@@ -6,18 +6,23 @@ folder must be on a disk of this machine: over a network file system neither the
 =========================  =======================================================================================
 `tower-1_9-<id>.bin`       the record and nothing else: the file that an operator copies. `tower-<id>.bin`, the
                            name of older validators, is read where this one is missing, and never written
+`blocks-<id>.bin`          the same for the newest reservation of block slots
 `fence-<id>.json`          revision and bytes of the instance, and who claimed; replaced whole by every claim
 `history-<id>.jsonl`       one line for each claim. A claim counts once its fence is in place: a line above the
                            fence's revision, or one with a later line of equal revision, is a claim cut short
-`lock-<id>`, claims.lock   nothing but locks; never remove them while a voter runs
+`note-<id>-<name>`         what machines tell each other (`tower.stores._notes`); decides nothing
+`lock-<id>`,               nothing but locks; never remove them while a voter runs. A record is written under the
+`lock-blocks-<id>`,        lock of its kind, so that a tower never waits for a reservation; a claim takes both, and
+claims.lock                with them the one of the folder
 =========================  =======================================================================================
 
 **A write** (S2): under the lock compare the fence, compare the record, write `.bin.new`, flush it, rename it over
 `.bin`, flush the folder. Only then `Committed`. A repetition that finds its own bytes flushes them again first, for the
-copy before it may have been cut short between rename and flush.
+copy before it may have been cut short between rename and flush. A record of the other kind goes the same way.
 
 **Revisions.** A fence's is a counter, over all identities of the folder. A record's is taken from its content, so that
-a file copied in by hand is a new revision: a record that comes back, byte for byte, is the same revision again.
+a file copied in by hand is a new revision: a record that comes back, byte for byte, is the same revision again. None does:
+towers only move forward, and so do reservations.
 
 >>> content_revision(b"tower") == content_revision(b"tower") != content_revision(b"tower 2")
 True
@@ -32,6 +37,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +50,7 @@ from tower.store import (
     Claimed,
     Committed,
     Fence,
+    Kind,
     Outcome,
     Owner,
     Refusal,
@@ -51,11 +58,14 @@ from tower.store import (
     Sighting,
     Unknown,
 )
-from tower.stores._common import Deadline, owner_of, owner_to
+from tower.stores._common import Deadline, is_address, owner_of, owner_to
 
 __all__ = ["FenceFile", "Folder", "checked_folder", "content_revision", "strerror"]
 
+RECORD_OR_FENCE = re.compile(r"(?:fence-|tower-1_9-|tower-)([0-9A-Za-z]+)\.(?:json|bin)")
 LOCK_POLL = 0.001  # seconds between two tries to get a lock that somebody holds
+RECORD_NAMES = {Kind.TOWER: "tower-1_9", Kind.BLOCKS: "blocks"}
+LOCK_NAMES = {Kind.TOWER: "lock", Kind.BLOCKS: "lock-blocks"}
 
 
 def content_revision(record: bytes | None) -> int:
@@ -141,8 +151,8 @@ class Folder:
     def fence_path(self, identity: str) -> Path:
         return self.path / f"fence-{identity}.json"
 
-    def record_path(self, identity: str) -> Path:
-        return self.path / f"tower-1_9-{identity}.bin"
+    def record_path(self, identity: str, kind: Kind = Kind.TOWER) -> Path:
+        return self.path / f"{RECORD_NAMES[kind]}-{identity}.bin"
 
     def history_path(self, identity: str) -> Path:
         return self.path / f"history-{identity}.jsonl"
@@ -159,6 +169,14 @@ class Folder:
             yield
         finally:
             os.close(handle)
+
+    @contextlib.contextmanager
+    def all_locked(self, identity: str, deadline: Deadline) -> Iterator[None]:
+        """Hold the locks of every kind of record, always in the same order: nobody writes for `identity` meanwhile."""
+        with contextlib.ExitStack() as stack:
+            for name in LOCK_NAMES.values():
+                stack.enter_context(self.locked(f"{name}-{identity}", deadline))
+            yield
 
     def _try_lock(self, path: Path) -> int | None:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -190,23 +208,33 @@ class Folder:
             )
         return FenceFile(revision, instance, owner_of(value))
 
-    def read_record(self, identity: str) -> tuple[Path, bytes | None]:
-        current, old = self.record_path(identity), self.path / f"tower-{identity}.bin"
+    def read_record(self, identity: str, kind: Kind = Kind.TOWER) -> tuple[Path, bytes | None]:
+        current, old = self.record_path(identity, kind), self.path / f"tower-{identity}.bin"
         record = _read(current)
-        if record is not None:
+        if record is not None or kind is not Kind.TOWER:
             return current, record
         return old, _read(old)
 
     def look(self, identity: str, deadline: Deadline) -> Sighting:
-        with self.locked(f"lock-{identity}", deadline):
+        with self.all_locked(identity, deadline):
             fence = self.read_fence(self.fence_path(identity))
             _, record = self.read_record(identity)
-        return Sighting(identity, fence.revision, fence.instance, content_revision(record), record, fence.owner)
+            _, blocks = self.read_record(identity, Kind.BLOCKS)
+        return Sighting(
+            identity,
+            fence.revision,
+            fence.instance,
+            content_revision(record),
+            record,
+            fence.owner,
+            content_revision(blocks),
+            blocks,
+        )
 
     def claim(self, identity: str, seen: int, instance: bytes, owner: Owner, deadline: Deadline) -> Claimed | Refused:
         if deadline.passed():
             raise StoreUnavailable(f"{self.path}: the disk was busy for the whole time")
-        with self.locked(f"lock-{identity}", deadline), self.locked("claims.lock", deadline):
+        with self.all_locked(identity, deadline), self.locked("claims.lock", deadline):
             mine = self.fence_path(identity)
             fence = self.read_fence(mine)
             if fence.revision != seen:
@@ -219,6 +247,15 @@ class Folder:
             _replace(mine, json.dumps(value).encode())
             _, record = self.read_record(identity)
             return Claimed(Fence(identity, revision, instance), content_revision(record), record)
+
+    def identities(self) -> list[str]:
+        """Every identity with a fence or a record here, sorted; takes no lock, for it reads nothing but names."""
+        found = set()
+        for path in self.path.iterdir():
+            named = RECORD_OR_FENCE.fullmatch(path.name)
+            if named is not None and is_address(named.group(1)):
+                found.add(named.group(1))
+        return sorted(found)
 
     def append_history(self, path: Path, value: dict[str, Any]) -> None:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -257,16 +294,16 @@ class Folder:
                 claims[revision] = owner
         return list(claims.values())
 
-    def store(self, fence: Fence, expected: int, record: bytes, deadline: Deadline) -> Outcome:
+    def store(self, fence: Fence, expected: int, record: bytes, deadline: Deadline, kind: Kind = Kind.TOWER) -> Outcome:
         if deadline.passed():
             return Unknown("the disk was busy with earlier writes for the whole time")
-        with self.locked(f"lock-{fence.identity}", deadline):
+        with self.locked(f"{LOCK_NAMES[kind]}-{fence.identity}", deadline):
             held = self.read_fence(self.fence_path(fence.identity))
             # The bytes too: someone who removed the fence file has started the revisions again.
             if (held.revision, held.instance) != (fence.revision, fence.instance):
                 return Refused(Refusal.FENCED, fence.revision, held.revision)
-            target = self.record_path(fence.identity)
-            path, current = self.read_record(fence.identity)
+            target = self.record_path(fence.identity, kind)
+            path, current = self.read_record(fence.identity, kind)
             if content_revision(current) == expected or (current == record and path != target):
                 _replace(target, record)
             elif current == record:

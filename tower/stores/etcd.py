@@ -1,26 +1,30 @@
 """The tower store in etcd: for a primary and a secondary on different machines.
 
 Keys and values of `instance` and `tower` are those of the validators from 1.9 to 2.x, so that one of those and ours
-fence each other on one etcd; the others sit beside them and inform people only.
+fence each other on one etcd; the others sit beside them, and `owner` and `history` inform people only.
 
 =====================================  ================================================================================
 `<identity>/instance`                  8 bytes; whose mod revision is the fence
-`<identity>/tower`                     the record
+`<identity>/tower`                     the saved tower
+`<identity>/blocks`                    the newest reservation of block slots; older validators do not know it
 `<identity>/owner`                     who claimed last, as JSON, with the instance that it belongs to
 `<identity>/history/<ms>-<instance>`   the same for every claim; ms with 20 digits
+`<identity>/note/<name>`               what machines tell each other; decides nothing
 =====================================  ================================================================================
 
 ===========  ===========================================  ==================================  =========================
 transaction  if                                           then                                else
 ===========  ===========================================  ==================================  =========================
-look                                                      get instance, tower, owner
+look                                                      get instance, tower, owner,
+                                                          blocks
 claim        rev(instance) = seen                         put instance, owner, history;       get instance, tower
                                                           get tower
-store        rev(instance) = fence, instance = its        put tower                           get instance, tower
-             bytes, rev(tower) = expected
+store        rev(instance) = fence, instance = its        put record                          get instance, record
+             bytes, rev(record) = expected
 ===========  ===========================================  ==================================  =========================
 
-The instance's bytes are compared as well, because an etcd restored from a backup may give revisions out again (S3).
+`record` is the key of the kind that is written, `tower` or `blocks`. The instance's bytes are compared as well, because an
+etcd restored from a backup may give revisions out again (S3).
 
 **Lost answers.** A copy of a transaction without an answer may have committed, and may still. Every transaction is
 therefore sent again with the *same bytes*, and its own effect is recognised: a claim by its random instance, a store by
@@ -44,6 +48,7 @@ from tower.store import (
     Claimed,
     Committed,
     Fence,
+    Kind,
     Outcome,
     Owner,
     Refusal,
@@ -52,7 +57,7 @@ from tower.store import (
     Unknown,
 )
 from tower.stores import _etcd_messages as pb
-from tower.stores._common import CLOSE_WAIT, Deadline, LostOnce, check_identity, decode_owner, encode_owner
+from tower.stores._common import CLOSE_WAIT, Deadline, LostOnce, check_identity, decode_owner, encode_owner, is_address
 from tower.stores._etcd_link import (
     BACKOFF_FIRST,
     CALL_ERRORS,
@@ -65,21 +70,33 @@ from tower.stores._etcd_link import (
     Links,
     read_credentials,
 )
+from tower.stores._notes import NOTES_MAX, check_note
 
 __all__ = ["LIBRARY", "EtcdStore"]
 
 HISTORY_PAGE, HISTORY_PAGES_MAX = 500, 200  # claims in one read, and reads; 100 000 claims are centuries of failovers
+LIST_PAGE, LIST_PAGES_MAX = 200, 5000  # keys in one read, and reads, of a list of the identities
 RECORD_BYTES_MAX = 1 << 20  # etcd refuses requests above 1.5 MiB
 
 
 class _Keys:
     def __init__(self, identity: str) -> None:
         prefix = check_identity(identity).encode() + b"/"
-        self.instance, self.tower, self.owner = prefix + b"instance", prefix + b"tower", prefix + b"owner"
+        self.instance, self.owner = prefix + b"instance", prefix + b"owner"
+        self.records = {kind: prefix + kind.value.encode() for kind in Kind}
         self.history, self.history_end = prefix + b"history/", prefix + b"history0"  # "0" follows "/"
+        self.notes, self.notes_end = prefix + b"note/", prefix + b"note0"
 
     def history_of(self, at_ms: int, instance: bytes) -> bytes:
         return self.history + f"{max(at_ms, 0):020d}-{instance.hex()}".encode()
+
+
+def _identity_of(key: bytes) -> str | None:
+    """Whose key this is; `None` for one that is not ours."""
+    name, slash, rest = key.partition(b"/")
+    ours = rest in (b"instance", b"tower", b"owner", b"blocks") or rest.startswith(b"history/")
+    address = name.decode("ascii", "replace")
+    return address if slash and ours and is_address(address) else None
 
 
 def _revision(found: pb.KeyValue | None) -> int:
@@ -121,25 +138,35 @@ class EtcdStore:
 
     def look(self, identity: str, timeout: float) -> Sighting:
         keys = _Keys(identity)
-        request = pb.txn(success=[pb.range_op(keys.instance), pb.range_op(keys.tower), pb.range_op(keys.owner)])
+        wanted = (keys.instance, keys.records[Kind.TOWER], keys.owner, keys.records[Kind.BLOCKS])
+        request = pb.txn(success=[pb.range_op(key) for key in wanted])
         deadline = Deadline(timeout)
-        answer = _answer(self._exchange(request, (0, 3), deadline, may_give_up=True), deadline)
-        instance, tower, owner = answer.ranges
+        answer = _answer(self._exchange(request, (0, len(wanted)), deadline, may_give_up=True), deadline)
+        instance, tower, owner, blocks = answer.ranges
         holder = decode_owner(_value(owner), instance.value) if instance else None
-        return Sighting(identity, _revision(instance), _value(instance), _revision(tower), _value(tower), holder)
+        return Sighting(
+            identity,
+            _revision(instance),
+            _value(instance),
+            _revision(tower),
+            _value(tower),
+            holder,
+            _revision(blocks),
+            _value(blocks),
+        )
 
     def claim(self, sighting: Sighting, owner: Owner, timeout: float) -> Claimed | Refused | Unknown:
         keys, instance = _Keys(sighting.identity), self._random_bytes(INSTANCE_BYTES)
-        entry = encode_owner(owner, instance)
+        entry, tower_key = encode_owner(owner, instance), keys.records[Kind.TOWER]
         request = pb.txn(
             compare=[pb.compare_mod_revision(keys.instance, sighting.instance_revision)],
             success=[
                 pb.put_op(keys.instance, instance),
                 pb.put_op(keys.owner, entry),
                 pb.put_op(keys.history_of(owner.at_ms, instance), entry),
-                pb.range_op(keys.tower),
+                pb.range_op(tower_key),
             ],
-            failure=[pb.range_op(keys.instance), pb.range_op(keys.tower)],
+            failure=[pb.range_op(keys.instance), pb.range_op(tower_key)],
         )
         deadline = Deadline(timeout)
         exchange = self._exchange(request, (2, 1), deadline)
@@ -155,18 +182,21 @@ class EtcdStore:
             revision = held.mod_revision
         return Claimed(Fence(sighting.identity, revision, instance), _revision(tower), _value(tower))
 
-    def begin_store(self, fence: Fence, expected_revision: int, record: bytes, timeout: float) -> _EtcdPending:
+    def begin_store(
+        self, fence: Fence, expected_revision: int, record: bytes, timeout: float, kind: Kind = Kind.TOWER
+    ) -> _EtcdPending:
         keys, record = _Keys(fence.identity), bytes(record)
+        key = keys.records[kind]
         if len(record) > RECORD_BYTES_MAX:
             raise InvalidInput(f"a record of {len(record)} bytes: etcd takes {RECORD_BYTES_MAX}")
         request = pb.txn(
             compare=[
                 pb.compare_mod_revision(keys.instance, fence.revision),
                 pb.compare_value(keys.instance, fence.instance),
-                pb.compare_mod_revision(keys.tower, expected_revision),
+                pb.compare_mod_revision(key, expected_revision),
             ],
-            success=[pb.put_op(keys.tower, record)],
-            failure=[pb.range_op(keys.instance), pb.range_op(keys.tower)],
+            success=[pb.put_op(key, record)],
+            failure=[pb.range_op(keys.instance), pb.range_op(key)],
         )
         return _EtcdPending(self._exchange(request, (2, 0), Deadline(timeout)), fence, expected_revision, record)
 
@@ -193,6 +223,32 @@ class EtcdStore:
                 return [owner for owner in owners if owner is not None]
             start = page.kvs[-1].key + b"\0"
         raise StoreError(f"{identity}: more than {HISTORY_PAGE * HISTORY_PAGES_MAX} claims; remove old history keys")
+
+    def identities(self, timeout: float) -> list[str]:
+        deadline, start = Deadline(timeout), b"\0"
+        found: set[str] = set()
+        for _ in range(LIST_PAGES_MAX):
+            request = pb.range_request(start, b"\0", LIST_PAGE, keys_only=True)
+            exchange = Exchange(self._links, "range", request, pb.decode_range, deadline, may_give_up=True)
+            page = _answer(exchange, deadline)
+            owners = [_identity_of(entry.key) for entry in page.kvs]
+            found.update(owner for owner in owners if owner is not None)
+            if not page.more or not owners:
+                return sorted(found)
+            # an identity's keys stand together: leap over the rest of a long history
+            start = page.kvs[-1].key + b"\0" if owners[-1] is None else owners[-1].encode() + b"0"
+        raise StoreError(f"more than {LIST_PAGE * LIST_PAGES_MAX} foreign keys in this etcd; name the identities instead")
+
+    def put_note(self, identity: str, name: str, note: bytes, timeout: float) -> None:
+        key, note = check_note(name, note)
+        deadline = Deadline(timeout)
+        _answer(self._exchange(pb.txn(success=[pb.put_op(_Keys(identity).notes + key, note)]), (0, 0), deadline), deadline)
+
+    def notes(self, identity: str, timeout: float) -> dict[str, bytes]:
+        keys, deadline = _Keys(identity), Deadline(timeout)
+        request = pb.range_request(keys.notes, keys.notes_end, NOTES_MAX)
+        page = _answer(Exchange(self._links, "range", request, pb.decode_range, deadline, may_give_up=True), deadline)
+        return {entry.key.removeprefix(keys.notes).decode("ascii", "replace"): entry.value for entry in page.kvs}
 
     def close(self) -> None:
         watches, self._watches = self._watches, []
@@ -236,12 +292,12 @@ class _EtcdPending:
     def _judge(self, answer: pb.TxnAnswer) -> Outcome:
         if answer.succeeded:
             return Committed(self._fence, answer.revision, self._record)
-        instance, tower = answer.ranges
+        instance, record = answer.ranges
         if instance is None or (instance.mod_revision, instance.value) != (self._fence.revision, self._fence.instance):
             return Refused(Refusal.FENCED, self._fence.revision, _revision(instance))
-        if tower is not None and tower.value == self._record:
-            return Committed(self._fence, tower.mod_revision, self._record)
-        return Refused(Refusal.CONFLICT, self._expected, _revision(tower))
+        if record is not None and record.value == self._record:
+            return Committed(self._fence, record.mod_revision, self._record)
+        return Refused(Refusal.CONFLICT, self._expected, _revision(record))
 
 
 class _EtcdWatch:

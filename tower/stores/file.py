@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from tower.errors import StoreError, StoreUnavailable
-from tower.store import ABSENT, INSTANCE_BYTES, Claimed, Fence, Outcome, Owner, Refused, Sighting, Unknown
+from tower.store import ABSENT, INSTANCE_BYTES, Claimed, Fence, Kind, Outcome, Owner, Refused, Sighting, Unknown
 from tower.stores._common import CLOSE_WAIT, Deadline, LostOnce, check_identity
 from tower.stores._folder import Folder, checked_folder, content_revision, strerror
+from tower.stores._notes import check_note, read_notes, write_note
 
 __all__ = ["FileStore", "content_revision"]
 
@@ -132,10 +133,12 @@ class FileStore:
         except StoreUnavailable as problem:
             return Unknown(str(problem))
 
-    def begin_store(self, fence: Fence, expected_revision: int, record: bytes, timeout: float) -> _FilePending:
+    def begin_store(
+        self, fence: Fence, expected_revision: int, record: bytes, timeout: float, kind: Kind = Kind.TOWER
+    ) -> _FilePending:
         deadline, record = Deadline(timeout), bytes(record)
         check_identity(fence.identity)
-        return _FilePending(self._submit(lambda: self._folder.store(fence, expected_revision, record, deadline)))
+        return _FilePending(self._submit(lambda: self._folder.store(fence, expected_revision, record, deadline, kind)))
 
     def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> _FileWatch:
         if self._closed:
@@ -149,6 +152,16 @@ class FileStore:
     def history(self, identity: str, timeout: float) -> list[Owner]:
         deadline = Deadline(timeout)
         return self._wait(lambda: self._folder.history(check_identity(identity), deadline), deadline)
+
+    def identities(self, timeout: float) -> list[str]:
+        return self._wait(self._folder.identities, Deadline(timeout))
+
+    def put_note(self, identity: str, name: str, note: bytes, timeout: float) -> None:
+        check_note(name, note)
+        self._wait(lambda: write_note(self.directory, check_identity(identity), name, bytes(note)), Deadline(timeout))
+
+    def notes(self, identity: str, timeout: float) -> dict[str, bytes]:
+        return self._wait(lambda: read_notes(self.directory, check_identity(identity)), Deadline(timeout))
 
     def close(self) -> None:
         if self._closed:

@@ -31,6 +31,7 @@ from tower.store import (
     Claimed,
     Committed,
     Fence,
+    Kind,
     Outcome,
     Owner,
     Refusal,
@@ -39,8 +40,15 @@ from tower.store import (
     Unknown,
 )
 from tower.stores._common import LostOnce, check_identity
+from tower.stores._notes import check_note
 
 __all__ = ["MemoryBackend", "MemoryStore"]
+
+
+@dataclass(slots=True)
+class _Record:
+    revision: int = ABSENT
+    content: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -50,10 +58,10 @@ class _Keys:
     instance_revision: int = ABSENT
     instance: bytes | None = None
     owner: Owner | None = None
-    record_revision: int = ABSENT
-    record: bytes | None = None
+    records: dict[Kind, _Record] = field(default_factory=lambda: {kind: _Record() for kind in Kind})
     history: list[Owner] = field(default_factory=list)
     watches: list[_MemoryWatch] = field(default_factory=list)
+    notes: dict[str, bytes] = field(default_factory=dict)
 
 
 class MemoryBackend:
@@ -70,7 +78,17 @@ class MemoryBackend:
     def look(self, identity: str) -> Sighting:
         with self._lock:
             keys = self._keys.get(identity, _Keys())
-            return Sighting(identity, keys.instance_revision, keys.instance, keys.record_revision, keys.record, keys.owner)
+            tower, blocks = keys.records[Kind.TOWER], keys.records[Kind.BLOCKS]
+            return Sighting(
+                identity,
+                keys.instance_revision,
+                keys.instance,
+                tower.revision,
+                tower.content,
+                keys.owner,
+                blocks.revision,
+                blocks.content,
+            )
 
     def claim(self, identity: str, seen: int, instance: bytes, owner: Owner) -> Claimed | Refused:
         with self._lock:
@@ -81,27 +99,41 @@ class MemoryBackend:
             keys.instance_revision, keys.instance, keys.owner = self._revision, instance, owner
             keys.history.append(owner)
             lost, keys.watches = keys.watches, []
-            claimed = Claimed(Fence(identity, self._revision, instance), keys.record_revision, keys.record)
+            tower = keys.records[Kind.TOWER]
+            claimed = Claimed(Fence(identity, self._revision, instance), tower.revision, tower.content)
         # Outside the lock: a callback may use the store.
         for watch in lost:
             watch.lost.fire(claimed.fence.revision)
         return claimed
 
-    def put(self, fence: Fence, expected: int, record: bytes) -> Committed | Refused:
+    def put(self, fence: Fence, expected: int, record: bytes, kind: Kind = Kind.TOWER) -> Committed | Refused:
         with self._lock:
             keys = self._of(fence.identity)
             if (keys.instance_revision, keys.instance) != (fence.revision, fence.instance):
                 return Refused(Refusal.FENCED, fence.revision, keys.instance_revision)
-            if keys.record_revision == expected:
+            held = keys.records[kind]
+            if held.revision == expected:
                 self._revision += 1
-                keys.record_revision, keys.record = self._revision, record
-            elif keys.record != record:
-                return Refused(Refusal.CONFLICT, expected, keys.record_revision)
-            return Committed(fence, keys.record_revision, record)
+                held.revision, held.content = self._revision, record
+            elif held.content != record:
+                return Refused(Refusal.CONFLICT, expected, held.revision)
+            return Committed(fence, held.revision, record)
 
     def history(self, identity: str) -> list[Owner]:
         with self._lock:
             return list(self._keys.get(identity, _Keys()).history)
+
+    def identities(self) -> list[str]:
+        with self._lock:
+            return sorted(name for name, keys in self._keys.items() if keys.instance_revision)
+
+    def put_note(self, identity: str, name: str, note: bytes) -> None:
+        with self._lock:
+            self._of(identity).notes[name] = note
+
+    def notes(self, identity: str) -> dict[str, bytes]:
+        with self._lock:
+            return dict(self._keys.get(identity, _Keys()).notes)
 
     def add(self, watch: _MemoryWatch) -> None:
         with self._lock:
@@ -160,10 +192,12 @@ class MemoryStore:
         instance = self._random_bytes(INSTANCE_BYTES)
         return self._open().claim(sighting.identity, sighting.instance_revision, instance, owner)
 
-    def begin_store(self, fence: Fence, expected_revision: int, record: bytes, timeout: float) -> _Settled:
+    def begin_store(
+        self, fence: Fence, expected_revision: int, record: bytes, timeout: float, kind: Kind = Kind.TOWER
+    ) -> _Settled:
         if self._closed:
             return _Settled(Unknown("the store is closed"))
-        return _Settled(self._backend.put(fence, expected_revision, bytes(record)))
+        return _Settled(self._backend.put(fence, expected_revision, bytes(record), kind))
 
     def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> _MemoryWatch:
         watch = _MemoryWatch(self._open(), fence, on_lost)
@@ -174,6 +208,16 @@ class MemoryStore:
 
     def history(self, identity: str, timeout: float) -> list[Owner]:
         return self._open().history(check_identity(identity))
+
+    def identities(self, timeout: float) -> list[str]:
+        return self._open().identities()
+
+    def put_note(self, identity: str, name: str, note: bytes, timeout: float) -> None:
+        _, note = check_note(name, note)
+        self._open().put_note(check_identity(identity), name, note)
+
+    def notes(self, identity: str, timeout: float) -> dict[str, bytes]:
+        return self._open().notes(check_identity(identity))
 
     def close(self) -> None:
         self._closed = True
