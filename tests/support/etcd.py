@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tower.localnet.etcd_server import EtcdServer, find_etcd, free_port
+from tower.localnet.etcd_server import EtcdCluster, EtcdServer, find_etcd, free_port
 from tower.stores.etcd import EtcdStore
 
 POLL = 0.002
@@ -39,10 +39,17 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = 10.0) -
 
 
 @contextlib.contextmanager
-def run_etcd(directory: Path, certs: Path) -> Iterator[EtcdServer]:
-    """One etcd with mutual TLS on a free port; its data and log are in `directory`."""
-    with EtcdServer(find_etcd(), directory / "etcd-data", certs, free_port()) as server:
+def run_etcd(directory: Path, certs: Path, *, flags: Sequence[str] = ()) -> Iterator[EtcdServer]:
+    """One etcd with mutual TLS on a free port; its data and log are in `directory`. `flags` are added to the guide's."""
+    with EtcdServer(find_etcd(), directory / "etcd-data", certs, free_port(), flags=flags) as server:
         yield server
+
+
+@contextlib.contextmanager
+def run_etcd_cluster(directory: Path, certs: Path, count: int = 3, *, flags: Sequence[str] = ()) -> Iterator[EtcdCluster]:
+    """So many etcd members with mutual TLS, also between each other, on free ports; data and logs are in `directory`."""
+    with EtcdCluster(find_etcd(), directory, certs, count, flags=flags) as cluster:
+        yield cluster
 
 
 def pems(certs: Path, *, ca: Path | None = None) -> dict[str, Any]:
@@ -54,9 +61,20 @@ def pems(certs: Path, *, ca: Path | None = None) -> dict[str, Any]:
     }
 
 
-def open_store(server: EtcdServer, *, endpoints: list[tuple[str, int]] | None = None, **arguments: Any) -> EtcdStore:
-    """A store on `server` with its certificates; `endpoints` may lead through proxies."""
-    return EtcdStore(endpoints or [server.endpoint], **{**pems(server.certs_dir), **arguments})
+def open_store(
+    server: EtcdServer | EtcdCluster, *, endpoints: list[tuple[str, int]] | None = None, **arguments: Any
+) -> EtcdStore:
+    """A store on `server`, all members of a cluster, with its certificates; `endpoints` may lead through proxies."""
+    own = server.endpoints if isinstance(server, EtcdCluster) else [server.endpoint]
+    return EtcdStore(endpoints or own, **{**pems(server.certs_dir), **arguments})
+
+
+def etcd_flags(server: EtcdServer | EtcdCluster) -> list[str]:
+    """The flags that name `server` to a command of `openos-validator`."""
+    endpoints = server.endpoints if isinstance(server, EtcdCluster) else [server.endpoint]
+    flags = ["--tower-storage", "etcd", *(part for host, port in endpoints for part in ("--etcd-endpoint", f"{host}:{port}"))]
+    names = {"--etcd-cacert-file": "etcd-ca", "--etcd-cert-file": "validator", "--etcd-key-file": "validator-key"}
+    return [*flags, *(part for flag, name in names.items() for part in (flag, str(server.certs_dir / f"{name}.pem")))]
 
 
 # -- certificates as the guide's cfssl commands make them

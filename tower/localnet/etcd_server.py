@@ -1,7 +1,8 @@
-"""Runs one etcd on this machine with the flags of the operator's guide, for the demo, the local cluster and the tests.
+"""Runs etcd on this machine with the flags of the operator's guide, for the demo, the local cluster and the tests.
 
-Decides where the `etcd` program is, which flags it gets, and when it is up: once it answers a read over TLS with the
-client certificate. A single etcd on loopback shows and tests things; it is no set-up for production.
+`EtcdServer` is one member, alone or of an `EtcdCluster`. Decides where the `etcd` program is, which flags it gets, and
+when it is up: once it answers a read over TLS with the client certificate. Members of a cluster prove themselves to each
+other with the certificates that they show to clients. Loopback shows and tests things; it is no set-up for production.
 
 The server is killed by the kernel when the *thread* that started it ends, so start it from one that lives as long as
 the server shall: usually the main thread.
@@ -19,6 +20,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -28,7 +30,7 @@ import grpc  # type: ignore[import-untyped]
 
 from tower.errors import InvalidInput, StoreError
 
-__all__ = ["EtcdServer", "find_etcd", "free_port"]
+__all__ = ["EtcdCluster", "EtcdServer", "find_etcd", "free_port", "free_ports"]
 
 READY_TIMEOUT = 20.0  # seconds that etcd may take to answer for the first time
 READY_POLL = 0.05  # seconds between two tries
@@ -71,6 +73,13 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+def free_ports(count: int) -> list[int]:
+    """So many different TCP ports of loopback that were free a moment ago."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
 def _stands_still(pid: int) -> bool:
     """Whether every thread of a process is stopped, as the kernel tells it."""
     states = []
@@ -83,8 +92,9 @@ def _stands_still(pid: int) -> bool:
 class EtcdServer:
     """One etcd process. As a context manager it starts on entry and is gone, with its children, after exit.
 
-    `certs_dir` holds `etcd-ca.pem etcd.pem etcd-key.pem validator.pem validator-key.pem`, as the guide makes them. The
-    data folder stays, so that a server started on it again goes on where the last one was.
+    `certs_dir` holds `etcd-ca.pem etcd.pem etcd-key.pem validator.pem validator-key.pem`, as the guide makes them; a member
+    with a `name` uses `<name>.pem` and `<name>-key.pem` where they are there. The data folder stays, so that a server
+    started on it again goes on where the last one was. `flags` are added to the guide's.
     """
 
     def __init__(
@@ -98,13 +108,19 @@ class EtcdServer:
         *,
         log_level: str = "warn",
         domain_name: str = "localhost",
+        name: str = "default",
+        flags: Sequence[str] = (),
+        peers: Mapping[str, str] | None = None,
     ) -> None:
         self.binary, self.data_dir, self.certs_dir = Path(binary), Path(data_dir), Path(certs_dir)
         self.host, self.port = host, port
         self.log_path = log_path or self.data_dir.with_name(self.data_dir.name + ".log")
         self.url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+        self.name, self.flags = name, tuple(flags)
+        self.cert_name = name if (self.certs_dir / f"{name}.pem").is_file() else "etcd"
         self._log_level, self._domain_name = log_level, domain_name
         self._peer_url = ""
+        self._peers = dict(peers or {})  # peer URLs by name, this one's too; empty for a server alone
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
 
@@ -121,8 +137,8 @@ class EtcdServer:
             "2",
             "--auto-compaction-mode",
             "revision",
-            f"--cert-file={self.certs_dir / 'etcd.pem'}",
-            f"--key-file={self.certs_dir / 'etcd-key.pem'}",
+            f"--cert-file={self.certs_dir / f'{self.cert_name}.pem'}",
+            f"--key-file={self.certs_dir / f'{self.cert_name}-key.pem'}",
             "--client-cert-auth",
             f"--trusted-ca-file={self.certs_dir / 'etcd-ca.pem'}",
             f"--listen-client-urls={self.url}",
@@ -132,14 +148,28 @@ class EtcdServer:
     @property
     def command(self) -> list[str]:
         """The whole command line: the guide's flags, and where this one keeps data and listens for peers."""
-        peer = self._peer_url or "http://127.0.0.1:0"
+        peer = self._peers.get(self.name) or self._peer_url or "http://127.0.0.1:0"
+        members = self._peers or {self.name: peer}
         return [
             *self.guide_command,
+            f"--name={self.name}",
             f"--data-dir={self.data_dir}",
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
+            f"--initial-cluster={','.join(f'{name}={url}' for name, url in members.items())}",
+            *(self._peer_flags if self._peers else ()),
             f"--log-level={self._log_level}",
+            *self.flags,
+        ]
+
+    @property
+    def _peer_flags(self) -> list[str]:
+        """Mutual TLS between members, with the certificate that clients see too."""
+        return [
+            f"--peer-cert-file={self.certs_dir / f'{self.cert_name}.pem'}",
+            f"--peer-key-file={self.certs_dir / f'{self.cert_name}-key.pem'}",
+            "--peer-client-cert-auth",
+            f"--peer-trusted-ca-file={self.certs_dir / 'etcd-ca.pem'}",
         ]
 
     @property
@@ -153,9 +183,20 @@ class EtcdServer:
 
     def start(self) -> EtcdServer:
         """Start it and wait until it answers. `StoreError` with the end of its log if it does not."""
+        self.begin()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.terminate()
+            raise
+        return self
+
+    def begin(self) -> None:
+        """Start it and return at once: a member of a cluster answers only when most of them run."""
         if self._process is not None:
             raise StoreError(f"etcd {self.host}:{self.port} is running already")
-        for name in ("etcd-ca.pem", "etcd.pem", "etcd-key.pem", "validator.pem", "validator-key.pem"):
+        own = (f"{self.cert_name}.pem", f"{self.cert_name}-key.pem")
+        for name in ("etcd-ca.pem", *own, "validator.pem", "validator-key.pem"):
             if not (self.certs_dir / name).is_file():
                 raise InvalidInput(f"{self.certs_dir / name}: missing; make the certificates first")
         self._check_port()
@@ -165,12 +206,6 @@ class EtcdServer:
             self._process = subprocess.Popen(
                 [*wrapper, *self.command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        try:
-            self._wait_ready()
-        except BaseException:
-            self.terminate()
-            raise
-        return self
 
     def _check_port(self) -> None:
         """Another etcd with the same certificates on this port would answer in place of ours."""
@@ -183,7 +218,8 @@ class EtcdServer:
                 reason = (problem.strerror or str(problem)).lower()
                 raise StoreError(f"etcd cannot listen on {self.host}:{self.port}: {reason}") from None
 
-    def _wait_ready(self) -> None:
+    def wait_ready(self) -> None:
+        """Wait until it answers a linearizable read. `StoreError` with the end of its log if it does not."""
         deadline = time.monotonic() + READY_TIMEOUT
         ca, cert, key = (self._pem(name) for name in ("etcd-ca.pem", "validator.pem", "validator-key.pem"))
         options = [
@@ -282,6 +318,62 @@ class EtcdServer:
             raise StoreError(f"{self.url}: {problem}") from None
 
     def __enter__(self) -> EtcdServer:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.terminate()
+
+
+class EtcdCluster:
+    """Members of one etcd on this machine, with mutual TLS to clients and between each other; a context manager.
+
+    Each has a folder of its own in `folder`, and its certificate from `certs_dir` by its name (`etcd-1` and so on) or, where
+    there is none, the common `etcd.pem`. A member may be killed, paused and started again as any `EtcdServer`.
+    """
+
+    def __init__(
+        self, binary: Path, folder: Path, certs_dir: Path, count: int = 3, *, flags: Sequence[str] = (), log_level: str = "warn"
+    ) -> None:
+        self.certs_dir = Path(certs_dir)
+        names = [f"etcd-{number}" for number in range(1, count + 1)]
+        ports = free_ports(2 * count)
+        peers = {name: f"https://127.0.0.1:{port}" for name, port in zip(names, ports[:count], strict=True)}
+        members = []
+        for name, port in zip(names, ports[count:], strict=True):
+            data = Path(folder) / name
+            members.append(
+                EtcdServer(binary, data, certs_dir, port, log_level=log_level, name=name, flags=flags, peers=peers)
+            )
+        self.members = tuple(members)
+
+    @property
+    def endpoints(self) -> list[tuple[str, int]]:
+        return [member.endpoint for member in self.members]
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """The first member's, for what takes one."""
+        return self.members[0].endpoint
+
+    def start(self) -> EtcdCluster:
+        """Start all members and wait until each answers. `StoreError` if one does not."""
+        try:
+            for member in self.members:
+                member.begin()
+            for member in self.members:
+                member.wait_ready()
+        except BaseException:
+            self.terminate()
+            raise
+        return self
+
+    def terminate(self) -> None:
+        """End all members. Idempotent."""
+        for member in self.members:
+            if member._process is not None:  # SIGTERM would wait for a new leader that the rest can no longer elect
+                member.kill()
+
+    def __enter__(self) -> EtcdCluster:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
