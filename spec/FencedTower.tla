@@ -315,7 +315,7 @@ ProduceUnfenced(n, s) ==
 \* The process dies or is killed; also a machine that is frozen and never thawed.
 Crash(n) == node[n].state /= "standby" /\ End(n)
 
-\* By order: set-identity away from it, demote, exit.
+\* By order: set-identity away from it, demote, exit.  Or by itself, for what it found: a tower that it cannot use, a missing key.
 Resign(n) == node[n].state /= "standby" /\ End(n)
 
 \* The watch sees that somebody else claimed.

@@ -40,6 +40,7 @@ from tower.events import (
 )
 from tower.keys import Keypair
 from tower.store import Committed, Owner, Pending, Store, Unknown, Watch
+from tower.trace import LifeTrace, Trace
 from tower.voter import Voter, VoterState
 
 __all__ = ["CommittedVote", "Runner", "SignedVote"]
@@ -95,7 +96,7 @@ class Runner:
     `send` gets each `CommittedVote` once; sending is best effort and must not block. `before_claim` runs when what was
     read is fit to vote on and nothing is claimed yet: the moment for another life on this machine to end. `on_adopted` and
     `on_halt` tell the surroundings. `why` goes into the owner record. All callbacks run in the runner's thread, but
-    `on_fence_lost`.
+    `on_fence_lost`. `trace` is told what this life does.
     """
 
     def __init__(
@@ -116,11 +117,13 @@ class Runner:
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
         wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+        trace: Trace | None = None,
     ) -> None:
         self.voter = voter
         self.halted: Halt | None = None
         self.adopted: Adopted | None = None
         self.store_s = 0.0  # how long the newest write took, from its start to the store's answer
+        self.store_began = 0.0  # when it started, on the clock
         self._store = store
         self._identity = identity
         self._voters: Mapping[bytes, Keypair] = {pair.pubkey: pair for pair in authorized_voters}
@@ -135,6 +138,7 @@ class Runner:
         self._clock = clock
         self._pause = pause
         self._wall_ms = wall_ms
+        self._trace: LifeTrace | None = None if trace is None else trace.life(identity.address)
         self._in_flight: _InFlight | None = None
         self._watch: Watch | None = None
 
@@ -145,13 +149,19 @@ class Runner:
 
     def dispatch(self, event: Event) -> None:
         """Take an event in and carry out what follows, except waiting for a write: that is `settle`."""
-        effects: deque[Effect] = deque(self.voter.handle(event))
+        effects: deque[Effect] = deque(self._handle(event))
         while effects:
             answer = self._carry_out(effects.popleft())
             if answer is not None:
-                effects.extend(self.voter.handle(answer))
+                effects.extend(self._handle(answer))
         if self.voter.state is VoterState.STOPPED:
             self._in_flight = None
+
+    def _handle(self, event: Event) -> list[Effect]:
+        effects = self.voter.handle(event)
+        if self._trace is not None:
+            self._trace.handled(event, effects)
+        return effects
 
     def settle(self) -> None:
         """Wait for the write in flight, at most until its deadline, and go on from what the store says."""
@@ -163,7 +173,8 @@ class Runner:
             # A store that says "unknown" at once (a full disk, say) is not asked again at once.
             self._pause(min(flight.pause, self._left(flight)))
             flight.pause = min(2 * flight.pause, REPEAT_PAUSE_MAX_S)
-        self.store_s = self._clock() - flight.deadline + self._store_timeout
+        self.store_began = flight.deadline - self._store_timeout
+        self.store_s = self._clock() - self.store_began
         if isinstance(outcome, Unknown) and self._clock() >= flight.deadline:
             text = f"the store did not confirm the tower within {self._store_timeout:g} s: {outcome.cause}"
             self.dispatch(DeadlinePassed(text))
@@ -213,6 +224,8 @@ class Runner:
         return None
 
     def _look(self) -> Event:
+        if self._trace is not None:
+            self._trace.looks()
         try:
             return Looked(self._store.look(self._identity.address, self._store_timeout))
         except StoreError as problem:
@@ -223,6 +236,8 @@ class Runner:
         owner = Owner.of_this_process(
             self._why, at_ms=self._wall_ms(), who=self._who, last_voted_slot=effect.last_voted_slot
         )
+        if self._trace is not None:
+            self._trace.claims(effect)
         return StoreAnswered(self._store.claim(effect.sighting, owner, self._store_timeout))
 
     def _persist(self, effect: Persist) -> None:
@@ -238,6 +253,8 @@ class Runner:
             vote.threshold_depth,
             vote.threshold_size,
         )
+        if self._trace is not None:
+            self._trace.persists(effect, record, self.voter.last_voted_slot)
         deadline = self._clock() + self._store_timeout
         pending = self._begin(effect, record, self._store_timeout)
         # The write is under way: the transaction is signed in the time that the store needs, and stays here.
@@ -251,6 +268,8 @@ class Runner:
         flight = self._in_flight
         if flight is None:
             raise InvariantViolation("nothing is in flight that could be repeated")
+        if self._trace is not None:
+            self._trace.settles()
         flight.pending = self._begin(flight.persist, flight.signed.record, self._left(flight))
 
     def _sign(self, vote: Vote) -> bytes:
@@ -277,4 +296,7 @@ class Runner:
         flight, self._in_flight = self._in_flight, None
         if flight is None or flight.signed.vote is not effect.vote:
             raise InvariantViolation("a release without its vote in flight")
-        self._send(CommittedVote(effect.committed, flight.signed))
+        vote = CommittedVote(effect.committed, flight.signed)
+        if self._trace is not None:
+            self._trace.releases(effect)
+        self._send(vote)
