@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from tower.types import Generation, Lockout, Tower
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["FOREIGN", "INVALID", "VALID", "describe", "print_table", "read_tower"]
+__all__ = ["FOREIGN", "INVALID", "VALID", "describe", "print_table", "read_file", "read_tower"]
 
 MAX_TOWER_BYTES = 1 << 20  # the largest real ones have a few kilobytes
 VALID = "valid"
@@ -26,15 +28,21 @@ INVALID = "invalid"
 FOREIGN = "for another identity"
 
 
-def read_tower(path: Path, identity: bytes | None = None) -> dict[str, Any]:
-    """The description of the tower file at `path`. Raises `InvalidInput` that names it."""
+def read_file(path: Path) -> bytes:
+    """The bytes of a file that may be a tower; `-` is stdin. Raises `InvalidInput` that names it."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") if str(path) != "-" else nullcontext(sys.stdin.buffer) as file:
             data = file.read(MAX_TOWER_BYTES + 1)
     except OSError as problem:
         raise InvalidInput(f"{path}: cannot be read: {problem.strerror}; name a tower file") from None
     if len(data) > MAX_TOWER_BYTES:
         raise InvalidInput(f"{path}: larger than {MAX_TOWER_BYTES} bytes, no tower file")
+    return data
+
+
+def read_tower(path: Path, identity: bytes | None = None) -> dict[str, Any]:
+    """The description of the tower file at `path`. Raises `InvalidInput` that names it."""
+    data = read_file(path)
     return {"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), **describe(data, path, identity)}
 
 
