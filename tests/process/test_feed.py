@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.support.litesvm import encode_vote_account, new_account
 from tower.keys import Keypair
 from tower.types import FrozenBank
 from tower.validator import feed as feed_module
@@ -185,5 +186,39 @@ def test_a_start_waits_for_a_cluster_that_does_not_answer() -> None:
         rpc = Rpc(failures=2)
         async with following(Pubsub(stay), rpc) as (forks, *_):
             assert (rpc.failures, forks.best().slot) == (0, 4)
+
+    asyncio.run(scenario())
+
+
+class BusyRpc(Rpc):
+    """Names more vote accounts than fit into one call; if it `moves`, each call meets a newer bank than the one before."""
+
+    accounts = tuple(Keypair.from_seed(number.to_bytes(32, "big")).address for number in range(120))
+
+    def __init__(self, moves: bool) -> None:
+        super().__init__()
+        self.moves = moves
+        self.calls = 0
+
+    async def get_vote_accounts(self) -> VoteAccounts:
+        return VoteAccounts(tuple(VoteAccount(address, STRANGER, 7, 0, 0) for address in self.accounts), ())
+
+    async def get_multiple_accounts(self, addresses: list[bytes]) -> tuple[int, list[Account | None]]:
+        slot = 5 + self.calls * self.moves
+        self.calls += 1
+        state = encode_vote_account(new_account())
+        return slot, [Account(bytes(32), 1, slot_hashes(4)), *[Account(bytes(32), 1, state)] * (len(addresses) - 1)]
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["one bank", "two banks"])
+def test_vote_accounts_of_two_banks_are_no_view(moves: bool) -> None:
+    async def talk(socket: web.WebSocketResponse) -> None:
+        await socket.send_json(bank_news(6))
+        await stay(socket)
+
+    async def scenario() -> None:
+        async with following(Pubsub(talk), BusyRpc(moves)) as (_, banks, _, _):
+            await until(lambda: bool(banks))
+            assert [(bank.slot, len(bank.votes)) for bank in banks] == [(5, 0 if moves else 120)]
 
     asyncio.run(scenario())

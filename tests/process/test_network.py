@@ -49,7 +49,7 @@ def test_no_claim_before_it_is_caught_up(on_file: World, net: Network) -> None:
     done = machine.command("set-identity", "validator-keypair.json")
     assert (done.returncode, "Retry once validator start up is complete" in done.stderr) == (1, True)
     net.down = True  # and no answer at all
-    until(lambda: "WARNING tower.validator.process] catching up" in machine.log or not machine.running, "it notices")
+    until(lambda: "WARNING tower.validator.catch_up] catching up" in machine.log or not machine.running, "it notices")
     net.down = False
     asked("getHealth", 1)
     assert on_file.look() == before

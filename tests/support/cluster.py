@@ -176,6 +176,7 @@ class Validator:
     url: str = ""
     websocket: str = ""
     endpoints: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
     _begun: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -207,7 +208,7 @@ class Validator:
         with open(self.folder / "validator.log", "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tower.validator.cli", *self.flags],
-                cwd=self.folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self.folder, env={**ENVIRONMENT, **self.environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         return self
 

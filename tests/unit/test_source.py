@@ -19,13 +19,15 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted(module.name for module in pkgutil.walk_packages(tower.__path__, "tower."))
 CORE = {"errors", "types", "_bytes", "_fast", "_reference", "keys", "store"}  # values and bytes
 CORE |= {"lockout", "forkchoice", "checks", "restore", "wire", "proposal", "instructions", "credits"}  # rules
-CORE |= {"events", "voter"}
+CORE |= {"events", "voter", "leader"}
 # what a layer may import from the package, itself aside: design, section "The house"
 LAYERS = {
     "stores": {"errors", "types", "store", "keys", "stores"},
-    "runner": CORE,
-    "validator": CORE | {"runner", "stores", "validator"},
-    "localnet": CORE | {"runner", "stores", "validator", "localnet"},
+    "trace": CORE,
+    "runner": CORE | {"trace"},
+    "leader_runner": CORE,
+    "validator": CORE | {"runner", "trace", "leader_runner", "stores", "validator"},
+    "localnet": CORE | {"runner", "trace", "leader_runner", "stores", "validator", "localnet"},
 }
 
 

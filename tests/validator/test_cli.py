@@ -23,7 +23,6 @@ from tower.errors import (
     WireError,
 )
 from tower.keys import Keypair, to_base58, write_keypair_file
-from tower.validator import cli_run
 from tower.validator.certs import FILE_NAMES
 from tower.validator.cli import cli, exit_status, main
 from tower.validator.config import Exit, ValidatorConfig
@@ -254,7 +253,7 @@ def test_voters_and_contact_info(tmp_path: Path, key_file: Path) -> None:
 
 
 def test_run_is_the_default_and_gets_its_config(tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tower.validator import process
+    from tower.validator import logs, process
 
     seen: list[tuple[ValidatorConfig, str]] = []
 
@@ -263,7 +262,7 @@ def test_run_is_the_default_and_gets_its_config(tmp_path: Path, key_file: Path, 
         return Exit.LOST_FENCE
 
     monkeypatch.setattr(process, "run", run)
-    monkeypatch.setattr(cli_run, "_start_log", lambda target: None)
+    monkeypatch.setattr(logs, "start_log", lambda target, form: None)
     flags = [
         "--identity", key_file, "--vote-account", OWN.address, "--no-check-vote-account", "--require-tower",
         "--url", "http://127.0.0.1:18899", "--store-timeout", "2.5", "--rebuild-wait-slots", "7",

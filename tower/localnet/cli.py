@@ -56,6 +56,9 @@ def cli() -> None:
     "we are in the rest. +START counts from our first vote. Repeatable; shares are met as far as --voters, which have equal "
     "stakes, allow, and the log says what was reached.",
 )
+@click.option(
+    "--announced-blocks", is_flag=True, help="Our identity's slots are skipped unless its validator announces a block."
+)
 @click.option("--authorized-voter", help="Address that may vote with our vote account. Default: its node.")
 def run(
     directory: Path,
@@ -134,7 +137,8 @@ async def _serve(localnet: Localnet) -> None:
 @click.option("--dir", "directory", type=click.Path(path_type=Path), default=Path("demo-run"), show_default=True)
 @click.option("--slot-ms", type=int, default=DEFAULTS.slot_ms, show_default=True)
 @click.option("--seed", default="auto", show_default=True, help="As for run; 'auto' gives a restart window soon.")
-def demo(store: str, directory: Path, slot_ms: int, seed: str) -> None:
+@click.option("--trace", is_flag=True, help="Both validators write traces, for python -m spec.replay.")
+def demo(store: str, directory: Path, slot_ms: int, seed: str, trace: bool) -> None:
     """Play the operator's guide: failover, return, take-over from a frozen primary, a store that goes away.
 
     Exit status 0 only if every expectation held.
@@ -144,20 +148,20 @@ def demo(store: str, directory: Path, slot_ms: int, seed: str) -> None:
     from tower.localnet.demo import Demo
 
     console = Console(width=None if sys.stdout.isatty() else 120)
-    sys.exit(Demo(directory, store, slot_ms, seed, console).run())
+    sys.exit(Demo(directory, store, slot_ms, seed, console, trace=trace).run())
 
 
 @cli.command()
 @click.option("--url", default="http://127.0.0.1:8899", show_default=True, help="RPC of the cluster.")
 @click.option("--json", "as_json", is_flag=True, help="The whole report as JSON.")
 def report(url: str, as_json: bool) -> None:
-    """Print who voted what, as the judge saw it. Exit status 1 if any two votes conflict."""
+    """Print who voted what, as the judge saw it. Exit status 1 if any two votes conflict, or a slot has two blocks."""
     found = fetch_report(url)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
         _print_report(found)
-    if found["conflicts_total"]:
+    if found["conflicts_total"] or found["duplicates_total"]:
         sys.exit(1)
 
 
@@ -196,6 +200,15 @@ def _print_report(found: dict[str, Any]) -> None:
             f"  {conflict['kind']} at slot {conflict['slot']} on {conflict['vote_account']}: "
             f"{older['last_slot']} from {older['source']} and {newer['last_slot']} from {newer['source']}"
         )
+    if not found["blocks"] and not found["skipped"]:
+        return
+    for source in sorted({block["source"] for block in found["blocks"]}):
+        slots = [block["slot"] for block in found["blocks"] if block["source"] == source]
+        click.echo(f"blocks from {source}: {len(slots)}, slots {min(slots)} to {max(slots)}")
+    click.echo(f"slots of ours without a block {found['skipped']}, slots with two {found['duplicates_total']}")
+    for duplicate in found["duplicates"]:
+        first, second = duplicate["first"], duplicate["second"]
+        click.echo(f"  two blocks for slot {first['slot']}: from {first['source']} and {second['source']}")
 
 
 def main() -> None:

@@ -21,14 +21,16 @@ from solders.transaction import Transaction
 
 from tower.errors import InvariantViolation
 from tower.localnet.bank import BLOCKHASH_AGE_MAX, Bank, Executed
+from tower.localnet.blocks import BlockArrival, BlockJudge
 from tower.localnet.forks import MAJORITY, MINORITY, Partition, PartitionPlan
 from tower.localnet.genesis import Genesis, LocalnetConfig
 from tower.localnet.intake import Intake, read_ballots, read_transaction
-from tower.localnet.judge import Judge
+from tower.localnet.judge import HORIZON_SLOTS, Judge
 from tower.localnet.runtime import Runtime
-from tower.localnet.schedule import leader_schedule
+from tower.localnet.schedule import WINDOW_SLOTS, leader_schedule
 from tower.localnet.tree import BankTree, View
 from tower.types import FrozenBank
+from tower.validator.announcement import read_announcement
 
 __all__ = ["Cluster", "Listener", "Timekeeper"]
 
@@ -76,6 +78,7 @@ class Cluster:
         self.config = config
         self.time = timekeeper or Timekeeper.real()
         self.judge = Judge()
+        self.blocks = BlockJudge()
         self.listeners: list[Listener] = []
         self.counts = {
             "arrived": 0,
@@ -95,6 +98,9 @@ class Cluster:
         self.views = tuple(View(self.tree, first, genesis.stakes) for _ in (MAJORITY, MINORITY))
         self.slot = first.slot  # the newest slot that was opened
         self.rooted: deque[int] = deque([first.slot], maxlen=ROOTED_SLOTS_MAX)  # its slots are what SlotHistory holds
+        self.skipped = 0  # slots of ours that nobody announced a block for
+        self.announcements_refused = 0
+        self._filled = first.slot  # the newest slot that a block was announced for in time
         self._open: Bank | None = None
         self._partition: Partition | None = None
         self._pending: tuple[deque[Intake], deque[Intake]] = (deque(), deque())  # by side
@@ -172,6 +178,8 @@ class Cluster:
             self._heal()
         self._partition = due
         side = MAJORITY if due is None else due.side_of_slot(slot)
+        if self._awaits_block(slot):
+            side = self._side_of(self.genesis.ours.vote_account)  # only there our leader hears that it leads
         bank = Bank.child(
             self.views[side].tip,
             slot,
@@ -204,10 +212,43 @@ class Cluster:
         self._prune()
         return bank
 
+    def end_slot(self) -> Bank | None:
+        """`freeze`; or no bank at all where our leader had to announce a block and none arrived."""
+        bank = self._open
+        if bank is None or bank.slot == self._filled or not self._awaits_block(bank.slot):
+            return self.freeze()
+        self._open = None
+        self.skipped += 1
+        return None
+
     def step(self) -> Bank:
         """Open and freeze the next slot at once."""
         self.open_slot(self.slot + 1)
         return self.freeze()
+
+    # ---- blocks
+
+    def _awaits_block(self, slot: int) -> bool:
+        return self.config.announced_blocks and self.leader(slot) == self.genesis.ours.identity
+
+    def announce(self, raw: bytes, source: str) -> None:
+        """A packet arrived at the block port from `source` (address:port): shown to the judge if its leader leads its slot."""
+        block = read_announcement(raw)
+        if (
+            block is None
+            or not self.slot - HORIZON_SLOTS <= block.slot <= self.slot + WINDOW_SLOTS
+            or self.leader(block.slot) != block.identity
+        ):
+            self.announcements_refused += 1
+            return
+        now = self._open
+        filled = now is not None and (now.slot, now.parent_slot) == (block.slot, block.parent_slot)
+        if filled:
+            self._filled = block.slot
+        at_ms, unix_ms = self.time.since_start_ms(), self.time.unix_ms()
+        self.blocks.arrive(
+            BlockArrival(block.slot, block.parent_slot, block.identity, source, at_ms, unix_ms, filled)
+        )
 
     # ---- votes
 

@@ -39,9 +39,13 @@ GUIDE_PORT = 2379
 
 
 class Demo:
-    """One run in `folder`, on `store` ("etcd" or "file"). `run` gives the exit status: 0 only if all expectations held."""
+    """One run in `folder`, on `store` ("etcd" or "file"). `run` gives the exit status: 0 only if all expectations held.
 
-    def __init__(self, folder: Path, store: str, slot_ms: int, seed: str, console: Console) -> None:
+    With `trace` both validators write what they do into their folders, for `spec.replay`.
+    """
+
+    def __init__(self, folder: Path, store: str, slot_ms: int, seed: str, console: Console, trace: bool = False) -> None:
+        self._trace = trace
         self._folder = folder.resolve()
         self._store = store
         self._slot_ms = slot_ms
@@ -154,7 +158,7 @@ class Demo:
 
     def _start_cluster(self) -> None:
         command = ["run", "--dir", str(self._folder / "cluster"), "--rpc-port", "0"]
-        command += ["--slot-ms", str(self._slot_ms), "--seed", self._seed]
+        command += ["--slot-ms", str(self._slot_ms), "--seed", self._seed, "--announced-blocks"]
         self._typed("", self._short(shown(["openos-localnet", *command])))
         log_path = self._folder / "cluster.log"
         with open(log_path, "wb") as log:
@@ -187,6 +191,8 @@ class Demo:
             arguments += ["--etcd-endpoint", "{}:{}".format(*self._etcd.endpoint)]
         else:
             arguments += ["--tower-storage", "file", "--tower", "../towers"]
+        if self._trace:
+            arguments += ["--trace", "trace.ndjson"]
         if machine.starts == 0:
             self._typed(machine.name, shown(["openos-validator", *arguments]))
         else:
@@ -294,6 +300,16 @@ class Demo:
             phase.taker_slots = ranges(votes.from_address(taker.address, self._taken_at))
         phase.conflicts = votes.conflicts - sum(earlier.conflicts for earlier in self._ledger.phases if earlier is not phase)
         self._expect("no conflicting votes at the cluster's door", votes.conflicts == 0)
+        self._judge_blocks()
+
+    def _judge_blocks(self) -> None:
+        report = fetch_report(self._url)
+        blocks, two = report["blocks"], report["duplicates_total"]
+        by = ", ".join(
+            f"{machine.name} {sum(block['source'] == machine.address for block in blocks)}"
+            for machine in (self._primary, self._secondary)
+        )
+        self._expect(f"blocks announced so far: {by}; slots with two: {two}", two == 0)
 
     def _wait_vote(self, machine: Machine, since_ms: int) -> None:
         def voted() -> bool:

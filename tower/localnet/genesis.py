@@ -55,6 +55,7 @@ class LocalnetConfig:
     rpc_on_minority: bool = False
     seed: int = 1
     partitions: tuple[PartitionRequest, ...] = ()
+    announced_blocks: bool = False  # our leader's slots are skipped unless it announces a block
 
     def __post_init__(self) -> None:
         if self.slot_ms < SLOT_MS_MIN:

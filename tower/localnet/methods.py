@@ -48,12 +48,13 @@ MIN_CONTEXT_NOT_REACHED = -32016
 
 
 class RpcMethods:
-    """Answers from `cluster`; `vote_address` and `rpc_address` are what it tells others about itself."""
+    """Answers from `cluster`; the addresses are what it tells others about itself."""
 
-    def __init__(self, cluster: Cluster, vote_address: str, rpc_address: str) -> None:
+    def __init__(self, cluster: Cluster, vote_address: str, rpc_address: str, block_address: str = "") -> None:
         self._cluster = cluster
         self._vote_address = vote_address
         self._rpc_address = rpc_address
+        self._block_address = block_address
 
     def table(self, source: str) -> dict[str, Method]:
         """Method names to functions of the parameter list, for a caller at the address `source`."""
@@ -116,7 +117,9 @@ class RpcMethods:
         }
         # The other leaders take votes at the one port that there is: a sender may look its leader up here.
         leaders = [member for member in self._cluster.genesis.participants if member.voter is not None]
-        return [node] + [{**node, "pubkey": base58(member.identity), "rpc": None} for member in leaders]
+        # A field of our own: no node of another cluster is ever sent an announcement.
+        blocks = {"localnetBlocks": self._block_address} if self._block_address else {}
+        return [{**node, **blocks}] + [{**node, "pubkey": base58(member.identity), "rpc": None} for member in leaders]
 
     def get_highest_snapshot_slot(self, params: list[Any]) -> object:
         raise RpcError(NO_SNAPSHOT, "No snapshot")

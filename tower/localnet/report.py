@@ -1,13 +1,14 @@
 """What `localnetReport` and `localnetChain` answer: the judge's findings and the heaviest chain, for our own tools.
 
 Not part of the Solana RPC. Filters: `sinceMs` (arrivals at or after, in milliseconds since the cluster started) and
-`fromSlot` (votes and chain slots at or above).
+`fromSlot` (votes, blocks and chain slots at or above).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from tower.localnet.blocks import BlockArrival
 from tower.localnet.cluster import Cluster
 from tower.localnet.judge import Ballot, Conflict
 from tower.localnet.render import base58, integer
@@ -33,6 +34,20 @@ def _conflict_json(conflict: Conflict) -> dict[str, object]:
         "slot": conflict.slot,
         "older": _ballot_json(conflict.older),
         "newer": _ballot_json(conflict.newer),
+    }
+
+
+def _block_json(block: BlockArrival) -> dict[str, object]:
+    source, _, port = block.source.rpartition(":")
+    return {
+        "slot": block.slot,
+        "parent_slot": block.parent_slot,
+        "leader": base58(block.leader),
+        "source": source,
+        "port": int(port),
+        "at_ms": block.at_ms,
+        "unix_ms": block.unix_ms,
+        "filled": block.filled,
     }
 
 
@@ -81,5 +96,14 @@ def localnet_report(cluster: Cluster, config: dict[str, Any]) -> dict[str, objec
         "votes": votes,
         "names": names,
         "counts": {**cluster.counts, **judge.counts},
+        "blocks": [
+            _block_json(block) for block in cluster.blocks.arrivals() if block.at_ms >= since and block.slot >= first
+        ],
+        "duplicates": [
+            {"first": _block_json(found.first), "second": _block_json(found.second)} for found in cluster.blocks.duplicates
+        ],
+        "duplicates_total": cluster.blocks.duplicates_total,
+        "skipped": cluster.skipped,
+        "announcements_refused": cluster.announcements_refused,
         **localnet_chain(cluster, config),
     }

@@ -50,6 +50,16 @@ class _VotePort(asyncio.DatagramProtocol):
         self._cluster.submit(data, addr[0])
 
 
+class _BlockPort(asyncio.DatagramProtocol):
+    """The UDP port for block announcements (`--announced-blocks`)."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._cluster.announce(data, f"{addr[0]}:{addr[1]}")
+
+
 class Localnet:
     """One running cluster. `start`, then `run` until cancelled, then `stop`."""
 
@@ -68,7 +78,7 @@ class Localnet:
         self.voters = add_voters(self.cluster)
         self.pubsub = PubSub(self.cluster)
         self.cluster.listeners.append(self.pubsub)
-        self.rpc_url = self.websocket_url = self.vote_address = ""
+        self.rpc_url = self.websocket_url = self.vote_address = self.block_address = ""
         self._config = config
         self._host = host
         self._rpc_port = rpc_port
@@ -77,11 +87,12 @@ class Localnet:
         self._log = log
         self._runners: list[web.AppRunner] = []
         self._vote_transport: asyncio.DatagramTransport | None = None
+        self._block_transport: asyncio.DatagramTransport | None = None
         self._methods: RpcMethods | None = None
         self._lock: int | None = None
         self._our_source = ""
         self._last_partition: int | None = None
-        self._conflicts_logged = 0
+        self._conflicts_logged = self._duplicates_logged = 0
         self._root_logged = 0
 
     # ---- sockets
@@ -106,7 +117,12 @@ class Localnet:
         self.rpc_url = f"http://{self._host}:{rpc_port}"
         self.websocket_url = f"ws://{self._host}:{rpc_port + 1}"
         self.vote_address = f"{self._host}:{vote_port}"
-        self._methods = RpcMethods(self.cluster, self.vote_address, f"{self._host}:{rpc_port}")
+        if self._config.announced_blocks:
+            self._block_transport, _ = await loop.create_datagram_endpoint(
+                lambda: _BlockPort(self.cluster), local_addr=(self._host, 0)
+            )
+            self.block_address = f"{self._host}:{self._block_transport.get_extra_info('sockname')[1]}"
+        self._methods = RpcMethods(self.cluster, self.vote_address, f"{self._host}:{rpc_port}", self.block_address)
         rpc = web.Application(client_max_size=BODY_BYTES_MAX)
         rpc.router.add_post("/", self._answer)
         rpc.router.add_get("/health", self._health)
@@ -173,6 +189,9 @@ class Localnet:
         if self._vote_transport is not None:
             self._vote_transport.close()
             self._vote_transport = None
+        if self._block_transport is not None:
+            self._block_transport.close()
+            self._block_transport = None
         if self._directory is not None and self._lock is not None:
             (self._directory / LOCALNET_FILE).unlink(missing_ok=True)
         if self._lock is not None:
@@ -194,7 +213,7 @@ class Localnet:
             self._log_partition(bank)
             # Even when late, let the sockets be read once before the slot ends.
             await asyncio.sleep(max(0.0, start + bank.slot * slot_s - time.monotonic()))
-            self.cluster.freeze()
+            self.cluster.end_slot()
             self._log_progress()
 
     def _log_partition(self, bank: Bank) -> None:
@@ -225,6 +244,12 @@ class Localnet:
                 f"{to_base58(found.vote_account)}: votes for {found.older.last_slot} from {found.older.source} and "
                 f"{found.newer.last_slot} from {found.newer.source}"
             )
+        blocks = self.cluster.blocks
+        if blocks.duplicates_total > self._duplicates_logged:
+            self._duplicates_logged = blocks.duplicates_total
+            two = blocks.duplicates[-1]
+            sources = f"{two.first.source} and {two.second.source}"
+            self._log(f"slot {self.cluster.slot}: TWO BLOCKS for slot {two.first.slot}: from {sources}")
         source = judge.last_source(self.cluster.genesis.ours.vote_account)
         if source != self._our_source:
             self._our_source = source

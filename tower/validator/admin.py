@@ -8,13 +8,15 @@ line. The socket has mode 0600 and the peer must be the same user or root. What 
 An answer comes when the handler is done, however long that takes: `setIdentity` answers once the identity is adopted.
 Requests on other connections go on meanwhile. A handler's unexpected exception is answered as an internal error and
 handed to the event loop's exception handler, which the process sets.
+
+One client cannot keep the others waiting: connections are counted, a request that is begun must end, and a client that asks for
+nothing or does not take its answers is let go. One request is answered before the next is read, so little waits to be taken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import json
 import logging
 import os
@@ -22,18 +24,15 @@ import socket
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType, TracebackType
+from types import TracebackType
 from typing import Any
 
-from tower.errors import InvalidInput, TowerError
+from tower.errors import InvalidInput
+from tower.validator.admin_calls import AdminCalls
 from tower.validator.admin_wire import (
-    INTERNAL_ERROR,
-    INVALID_PARAMS,
     INVALID_REQUEST,
     MAX_ANSWER_BYTES,
     MAX_REQUEST_BYTES,
-    METHOD_NOT_FOUND,
-    PARSE_ERROR,
     AdminError,
     AdminTimeout,
     AdminUnavailable,
@@ -63,6 +62,9 @@ SOCKET_MODE = 0o600
 BACKLOG = 16
 MAX_CONNECTIONS = 64
 READ_BYTES = 1 << 14
+IDLE_S = 300.0  # that a connection may ask for nothing
+HALF_REQUEST_S = 10.0  # that a request may take to arrive, once begun
+SEND_S = 30.0  # that a client may take to take an answer
 DEFAULT_CALL_S = 30.0
 SET_IDENTITY_CALL_S = 600.0  # catching up and claiming take as long as they take; this only bounds a hung process
 
@@ -75,7 +77,7 @@ class AdminServer:
 
     def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
         self.path = Path(path)
-        self._handlers = dict(handlers)
+        self._calls = AdminCalls(handlers)
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -122,87 +124,80 @@ class AdminServer:
                 self.path.unlink()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS:
-            writer.close()
-            return
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        work = self._serve if len(self._connections) < MAX_CONNECTIONS else self._refuse
+        task = asyncio.get_running_loop().create_task(work(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
+
+    async def _refuse(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Too many at once: say so and hang up."""
+        text = f"Invalid request: {MAX_CONNECTIONS} connections are open already"
+        try:
+            with contextlib.suppress(ConnectionError):
+                await _send(writer, error_object(None, INVALID_REQUEST, text))
+        finally:
+            await _close(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if not _peer_is_allowed(writer.get_extra_info("socket")):
                 raise AdminError(INVALID_REQUEST, "Only root and the user that runs the validator may ask")
-            splitter = RequestSplitter(MAX_REQUEST_BYTES)
-            while data := await reader.read(READ_BYTES):
-                for request in splitter.feed(data):
-                    answer = await self._answer(request)
-                    if answer is not None:
-                        await _send(writer, answer)
+            await self._answer_all(reader, writer)
         except AdminError as problem:
             with contextlib.suppress(ConnectionError):
                 await _send(writer, error_object(None, problem.code, str(problem)))
         except ConnectionError:
             log.debug("admin client left before its answer")
+        except asyncio.CancelledError:
+            writer.transport.abort()  # what it has not taken yet must not hold up the end
+            raise
         finally:
             await _close(writer)
 
-    async def _answer(self, raw: bytes) -> Any | None:
-        try:
-            request = json.loads(raw)
-        except (ValueError, RecursionError):
-            return error_object(None, PARSE_ERROR, "Parse error")
-        if not isinstance(request, list):
-            return await self._answer_one(request)
-        if not request:
-            return error_object(None, INVALID_REQUEST, "Invalid request")
-        answers = [answer for item in request if (answer := await self._answer_one(item)) is not None]
-        return answers or None
+    async def _answer_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        splitter, half_until = RequestSplitter(MAX_REQUEST_BYTES), None
+        while data := await _read(reader, half_until):
+            for request in splitter.feed(data):
+                half_until = None
+                answer = await self._calls.answer(request)
+                if answer is not None:
+                    await _send(writer, answer)
+            if not splitter.pending:
+                half_until = None
+            elif half_until is None:
+                half_until = asyncio.get_running_loop().time() + HALF_REQUEST_S
 
-    async def _answer_one(self, request: Any) -> dict[str, Any] | None:
-        """The response object, `None` for a notification (a request without an id)."""
-        if not isinstance(request, dict) or request.get("jsonrpc") != "2.0":
-            return error_object(None, INVALID_REQUEST, "Invalid request")
-        method, params, ident = request.get("method"), request.get("params", []), request.get("id")
-        if not isinstance(ident, (str, int, NoneType)):  # NaN could not be echoed as JSON, nor an array nested too deep
-            return error_object(None, INVALID_REQUEST, "Invalid request")
-        try:
-            response = {"jsonrpc": "2.0", "result": await self._run(method, params), "id": ident}
-            json.dumps(response)
-        except AdminError as problem:
-            response = error_object(ident, problem.code, str(problem))
-        except TowerError as problem:
-            response = error_object(ident, INVALID_PARAMS, str(problem))
-        except Exception as problem:
-            context = {"message": f"admin method {method} failed unexpectedly", "exception": problem}
-            asyncio.get_running_loop().call_exception_handler(context)
-            response = error_object(ident, INTERNAL_ERROR, "Internal error; see the validator's log")
-        return response if "id" in request else None
 
-    async def _run(self, method: Any, params: Any) -> Any:
-        handler = self._handlers.get(method) if isinstance(method, str) else None
-        if handler is None:
-            raise AdminError(METHOD_NOT_FOUND, "Method not found")
-        if not isinstance(params, list):
-            raise AdminError(INVALID_PARAMS, "Invalid params: expected an array")
-        signature = inspect.signature(handler)
-        try:
-            signature.bind(*params)
-        except TypeError:
-            wanted = ", ".join(signature.parameters)
-            raise AdminError(INVALID_PARAMS, f"Invalid params: {method} takes [{wanted}]") from None
-        return await handler(*params)
+async def _read(reader: asyncio.StreamReader, half_until: float | None) -> bytes:
+    """The next bytes, empty at the end. Raises `AdminError` if a request that is begun has not ended by `half_until`."""
+    idle_until = asyncio.get_running_loop().time() + IDLE_S
+    try:
+        async with asyncio.timeout_at(idle_until if half_until is None else half_until):
+            return await reader.read(READ_BYTES)
+    except TimeoutError:
+        if half_until is None:
+            return b""
+        raise AdminError(INVALID_REQUEST, f"Invalid request: not complete within {HALF_REQUEST_S:g} s") from None
 
 
 async def _send(writer: asyncio.StreamWriter, answer: Any) -> None:
     writer.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
-    await writer.drain()
+    try:
+        async with asyncio.timeout(SEND_S):
+            await writer.drain()
+    except TimeoutError:
+        writer.transport.abort()
+        raise ConnectionAbortedError("the client does not take its answers") from None
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
+        try:
+            async with asyncio.timeout(SEND_S):
+                await writer.wait_closed()
+        except TimeoutError:
+            writer.transport.abort()
 
 
 def _peer_is_allowed(peer: socket.socket) -> bool:

@@ -26,7 +26,7 @@ __all__ = [
 
 SOCKET_NAME = "admin.rpc"
 SOCKET_PATH_MAX = 100  # a Unix socket's address holds 108 bytes on Linux, 104 elsewhere
-MAX_REQUEST_BYTES = 256 << 10
+MAX_REQUEST_BYTES = 256 << 10  # a keypair as numbers is 256 bytes at most
 MAX_ANSWER_BYTES = 4 << 20
 
 PARSE_ERROR = -32700
@@ -66,6 +66,11 @@ class RequestSplitter:
         self._depth = 0
         self._in_string = False
         self._escaped = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether a request has begun that has not ended."""
+        return bool(self._part)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The requests that end within `data`. Raises `AdminError` where no request can follow any more."""

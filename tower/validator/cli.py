@@ -14,10 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from tower.errors import InvalidSignature, InvariantViolation, StoreUnavailable, TowerError, WireError, WrongTower
-from tower.validator.cli_run import ledger_option, run
+from tower.errors import (
+    InvalidSignature,
+    InvariantViolation,
+    StoreUnavailable,
+    TowerError,
+    UnusableTower,
+    WireError,
+    WrongTower,
+)
+from tower.validator.cli_certs import certs
+from tower.validator.cli_completion import completion
+from tower.validator.cli_doctor import doctor
+from tower.validator.cli_failover import auto_takeover, failover
+from tower.validator.cli_look import LOOKING_COMMANDS
+from tower.validator.cli_run import run
+from tower.validator.cli_tower import WANTS_LEDGER, tower
 from tower.validator.config import Exit
+from tower.validator.store_options import ledger_option
+from tower.validator.window_options import window_options
 
 __all__ = ["cli", "exit_status", "main"]
 
@@ -32,7 +49,7 @@ def exit_status(problem: TowerError) -> Exit:
         return Exit.INTERNAL
     if isinstance(problem, StoreUnavailable):
         return Exit.STORE_FAILED
-    if isinstance(problem, (InvalidSignature, WireError, WrongTower)):
+    if isinstance(problem, (InvalidSignature, UnusableTower, WireError, WrongTower)):
         return Exit.TOWER_UNUSABLE
     return Exit.REFUSED
 
@@ -40,7 +57,14 @@ def exit_status(problem: TowerError) -> Exit:
 class _DefaultRun(click.Group):
     """A group whose subcommand may be left out: then it is `run`."""
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands, and the flags that run the validator."""
+        found = super().shell_complete(ctx, incomplete)
+        return [*found, *run.shell_complete(ctx, incomplete)] if incomplete.startswith("-") else found
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing and not args:  # a shell that completes the first word
+            return super().parse_args(ctx, args)
         ledger: list[str] = []
         rest = list(args)
         while rest and (rest[0] in ("--ledger", "-l") or rest[0].startswith("--ledger=")):
@@ -49,7 +73,8 @@ class _DefaultRun(click.Group):
         if rest and rest[0] in self.commands:
             # `tower` and `authorized-voter` have subcommands of their own
             depth = 2 if isinstance(self.commands[rest[0]], click.Group) else 1
-            args = [*rest[:depth], *(ledger if rest[0] not in ("tower", "certs") else []), *rest[depth:]]
+            without = ("certs",) if rest[1:2] and rest[1] in WANTS_LEDGER else ("tower", "certs")
+            args = [*rest[:depth], *(ledger if rest[0] not in without else []), *rest[depth:]]
         elif args[:1] not in (["--help"], ["-h"], ["--version"], ["-V"]):
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -83,32 +108,14 @@ def cli() -> None:
 
 
 cli.add_command(run)
-
-
-def window_options(command: Callable[..., int]) -> Callable[..., int]:
-    """What a good moment is: the same for waiting for one and for ending in one."""
-    options = (
-        click.option(
-            "--min-idle-time",
-            type=click.FloatRange(min=0),
-            default=10,
-            show_default=True,
-            metavar="MINUTES",
-            help="Wanted time without leader slots.",
-        ),
-        click.option(
-            "--max-delinquent-stake",
-            type=click.IntRange(1, 100),
-            default=5,
-            show_default=True,
-            metavar="PERCENT",
-            help="Delinquent stake at or above which now is no good moment.",
-        ),
-        click.option("--skip-new-snapshot-check", is_flag=True, help="Do not wait for a new snapshot, nor for delinquency."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+cli.add_command(completion)
+cli.add_command(certs)
+cli.add_command(doctor)
+cli.add_command(tower)
+cli.add_command(auto_takeover)
+cli.add_command(failover)
+for _command in LOOKING_COMMANDS:
+    cli.add_command(_command)
 
 
 @cli.command("wait-for-restart-window")
@@ -230,53 +237,6 @@ def contact_info(output: str | None, ledger: Path) -> int:
     from tower.validator.display import contact_info_text
 
     click.echo(contact_info_text(_ask(ledger, "contactInfo"), output))
-    return Exit.OK
-
-
-@cli.group()
-def tower() -> None:
-    """Work on saved towers."""
-
-
-@tower.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.option("--identity", metavar="PUBKEY", help="Whose tower it should be: address or keypair file.")
-def inspect_tower(file: Path, as_json: bool, identity: str | None) -> int:
-    """Show what a saved tower holds. Exit status 0 only if its signature is valid (and by --identity, if given)."""
-    import json
-
-    from tower.validator import inspect
-    from tower.validator.preflight import parse_address
-
-    found = inspect.read_tower(file, None if identity is None else parse_address(identity, "--identity"))
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        from rich.console import Console
-
-        inspect.print_table(found, Console(highlight=False))
-    if found["signature"] == inspect.VALID:
-        return Exit.OK
-    click.echo(f"Error: {file}: the signature is {found['signature']}", err=True)
-    return Exit.REFUSED
-
-
-@cli.group()
-def certs() -> None:
-    """Make the TLS certificates of etcd and its clients."""
-
-
-@certs.command("make")
-@click.option("--dir", "directory", type=click.Path(path_type=Path), default=Path("certs"), show_default=True)
-@click.option("--host", "hosts", multiple=True, help="Name or address of etcd; repeatable. Default: this machine.")
-@click.option("--days", type=int, default=1825, show_default=True, help="Validity.")
-def make_certs(directory: Path, hosts: Sequence[str], days: int) -> int:
-    """Make a certificate authority, and certificates for etcd and the validators."""
-    from tower.validator.certs import make_certificates
-
-    for path in make_certificates(directory, hosts=hosts or ("localhost", "127.0.0.1"), days=days):
-        click.echo(path)
     return Exit.OK
 
 

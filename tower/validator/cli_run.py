@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tower.errors import InvalidInput
+from tower.validator.config_file import config_option
+from tower.validator.failover_options import failover_options
+from tower.validator.running_options import running_options
+from tower.validator.store_options import ledger_option, store_options
 
 __all__ = ["ledger_option", "run"]
-
-LOG_FORMAT = "[%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s] %(message)s"
-
-ledger_option = click.option(
-    "--ledger",
-    "-l",
-    type=click.Path(path_type=Path),
-    default=Path("ledger"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder of the validator: admin socket, lock, tower.",
-)
 
 
 @click.command()
@@ -40,26 +30,8 @@ ledger_option = click.option(
 @click.option("--url", "-u", default="http://127.0.0.1:8899", show_default=True, help="JSON-RPC of the cluster.")
 @click.option("--ws", metavar="URL", help="PubSub of the cluster. Default: the port after that of --url.")
 @click.option("--bind-address", default="0.0.0.0", show_default=True, metavar="IP", help="Votes are sent from here.")
-@click.option(
-    "--tower-storage",
-    type=click.Choice(["file", "etcd"]),
-    default="file",
-    show_default=True,
-    help="Where the tower is stored and fenced.",
-)
-@click.option("--tower", metavar="DIR", help="Folder of the file storage. Default: the ledger folder.")
+@store_options
 @click.option("--require-tower", is_flag=True, help="Refuse to vote without a stored tower.")
-@click.option("--etcd-endpoint", "etcd_endpoints", metavar="HOST:PORT", multiple=True, help="etcd gRPC endpoint; repeatable.")
-@click.option(
-    "--etcd-domain-name",
-    default="localhost",
-    show_default=True,
-    metavar="DOMAIN",
-    help="Name that etcd's certificate must prove.",
-)
-@click.option("--etcd-cacert-file", metavar="FILE", help="PEM: certificate authority of etcd.")
-@click.option("--etcd-cert-file", metavar="FILE", help="PEM: our certificate for etcd.")
-@click.option("--etcd-key-file", metavar="FILE", help="PEM: key of that certificate.")
 @click.option(
     "--no-check-vote-account",
     "check_vote_account",
@@ -84,6 +56,16 @@ ledger_option = click.option(
     metavar="SLOTS",
     help="Slots to wait before the first vote on a tower rebuilt from the vote account.",
 )
+@click.option(
+    "--no-leader-duty",
+    "leader_duty",
+    flag_value=False,
+    default=True,
+    type=bool,
+    help="Produce no blocks (only openos-localnet takes them).",
+)
+@failover_options
+@running_options
 @click.option("--who", default="", metavar="NAME", help="Name of this machine in the owner record. Default: host name.")
 @click.option(
     "--log",
@@ -94,32 +76,21 @@ ledger_option = click.option(
     metavar="FILE",
     help="Log file, appended to; - is stderr.",
 )
-@ledger_option  # fmt: skip
-def run(log_file: str, ledger: Path, **flags: Any) -> int:
+@click.option("--trace", metavar="FILE", help="Append what the voter does, for python -m spec.replay. Default: no trace.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of log lines.")
+@ledger_option
+@config_option  # fmt: skip
+def run(log_file: str, log_format: str, ledger: Path, **flags: Any) -> int:
     """Run the validator (the default command)."""
     from tower.validator.ledger import lock_ledger
+    from tower.validator.logs import start_log
     from tower.validator.preflight import RunOptions, check_options
 
     config = check_options(RunOptions(ledger=str(ledger), **flags))
     with lock_ledger(config.ledger) as lock:
-        _start_log(log_file)
+        start_log(log_file, log_format)
         if config.vote_account is None:
             logging.getLogger(__name__).warning("--vote-account not specified, voting is disabled")
         from tower.validator import process
 
         return int(process.run(config, lock))
-
-
-def _start_log(target: str) -> None:
-    handler: logging.Handler = logging.StreamHandler()
-    if target != "-":
-        try:
-            handler = logging.FileHandler(target, encoding="utf-8")
-        except OSError as problem:
-            raise InvalidInput(f"--log: cannot write {target}: {problem.strerror}; choose another file") from None
-    formatter = logging.Formatter(LOG_FORMAT, "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tower.keys import Keypair
 
-__all__ = ["EtcdConfig", "Exit", "ValidatorConfig"]
+__all__ = ["EtcdConfig", "Exit", "FailoverConfig", "RunningConfig", "ValidatorConfig"]
 
 
 class Exit(enum.IntEnum):
@@ -17,6 +19,8 @@ class Exit(enum.IntEnum):
     OK = 0
     REFUSED = 1  # bad input, a precondition that does not hold, "not now"; one line says which and the fix
     USAGE = 2  # the command line could not be parsed
+    NOBODY = 3  # of `status`: an identity was never claimed in this store
+    UNHEALTHY = 4  # of `status`: held, but something is wrong; the lines under "problems" say what
     LOST_FENCE = 10  # another instance has claimed the identity; this one stopped voting and ended
     STORE_FAILED = 11  # the tower store did not confirm a write within its bound; nothing unpersisted was sent
     TOWER_UNUSABLE = 12  # the stored tower cannot be used: torn, foreign, badly signed, malformed
@@ -32,6 +36,34 @@ class EtcdConfig:
     cert: bytes
     key: bytes
     domain_name: str = "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverConfig:
+    """What this machine does on its own where an identity changes hands; without flags nothing but to end."""
+
+    demote: bool = False  # on a lost fence or a store that failed: go on as a spare, in place of ending
+    unstaked_identity: Keypair | None = None  # the spare's identity; None: one of its own or a fresh one in memory
+    standby_at_start: bool = False  # do not claim at start, even if the vote account's node is our identity
+    auto_takeover: Keypair | None = None  # the identity that is taken over when its owner is gone
+    auto_after_s: float = 30.0  # how long it must be silent in the store and behind on the chain, both
+    auto_min_interval_s: float = 600.0  # between two automatic take-overs of it, by whomever
+    accept_handover: Keypair | None = None  # the identity that is taken when its owner hands it over
+
+    @property
+    def watched(self) -> Keypair | None:
+        """The identity whose owner this machine watches while it is a spare."""
+        return self.auto_takeover or self.accept_handover
+
+
+@dataclass(frozen=True, slots=True)
+class RunningConfig:
+    """How this machine is watched, and whom it tells."""
+
+    metrics_address: tuple[str, int] | None = None  # of the port with metrics, health and the status page; None: none
+    hook_before: tuple[str, ...] = ()  # command with arguments, absolute; empty: none
+    hook_after: tuple[str, ...] = ()
+    hook_timeout_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +85,8 @@ class ValidatorConfig:
     who: str = ""  # name for owner records and history; empty: the host name
     store_timeout: float = 5.0  # seconds that a vote may wait for its tower to be confirmed, over all retries
     rebuild_wait_slots: int = 200  # slots to wait before the first vote on a tower rebuilt from the vote account
+    trace: Path | None = None  # where to append what the voter does, for spec.replay; None: nowhere
+    failover: FailoverConfig = field(default_factory=FailoverConfig)
+    leader_duty: bool = True  # reserve and announce blocks, where the cluster takes announcements
+    running: RunningConfig = field(default_factory=RunningConfig)
+    store_flags: Mapping[str, Any] = field(default_factory=dict)  # how to open the same store again; names no secret

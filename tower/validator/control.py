@@ -1,8 +1,9 @@
 """What the admin RPC can ask of a validator, and the methods that ask it.
 
 `ValidatorControl` is what the process implements; `control_handlers` turns it into the methods of the validators in
-use (`setIdentity`, `exit`, `contactInfo`, ...) and three of our own: `rpcUrl`, `pid`, `status`. Params are checked and
-keypair files are read here; whether an identity can be adopted is the process's to decide.
+use (`setIdentity`, `exit`, `contactInfo`, ...) and some of our own: `rpcUrl`, `status`, `towerStorage`, `takeOver`,
+`rehearseTakeOver` and `autoTakeover…`. Params are checked and keypair files are read here; whether an identity can be adopted is
+the process's to decide. `docs/admin-rpc.md` lists them all, with what of the others is not here.
 """
 
 from __future__ import annotations
@@ -14,13 +15,26 @@ from typing import Any, Protocol
 
 from tower.errors import InvalidInput
 from tower.keys import Keypair, read_keypair_file
+from tower.validator.admin_absent import absent_handlers
 from tower.validator.admin_wire import INVALID_PARAMS, AdminError
 
-__all__ = ["Handler", "ValidatorControl", "control_handlers"]
+__all__ = ["AutoTakeover", "Handler", "ValidatorControl", "control_handlers"]
 
 EXIT_DELAY_S = 0.1  # so that the answer to `exit` leaves before the process does
+DEADLINE_S_MAX = 3600.0
+WHY_MAX = 200  # characters of a reason that go into the history
 
 Handler = Callable[..., Awaitable[Any]]
+
+
+class AutoTakeover(Protocol):
+    """Automatic take-overs; raises `InvalidInput` where they are off."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def status(self) -> Mapping[str, Any]: ...
 
 
 class ValidatorControl(Protocol):
@@ -53,6 +67,9 @@ class ValidatorControl(Protocol):
     def contact_info(self) -> Mapping[str, Any]:
         """`id` (base58) and the addresses; what is missing is filled in with 0.0.0.0:0."""
 
+    def identity_transition(self) -> Mapping[str, Any]:
+        """The newest change of identity; fields as in `tower.validator.transition`."""
+
     def status(self) -> Mapping[str, Any]:
         """`identity`, `voteAccount`, `voting`, `state`, `processedSlot`, `lastVotedSlot`, `rootSlot` and more."""
 
@@ -63,6 +80,21 @@ class ValidatorControl(Protocol):
 
     async def set_identity(self, identity: Keypair, require_tower: bool) -> None:
         """Returns when the identity is really adopted: fence held, tower loaded."""
+
+    async def take_over(
+        self, identity: Keypair, why: str, require_tower: bool, instance_revision: int, deadline_s: float
+    ) -> Mapping[str, Any]:
+        """As `set_identity`, with a reason for the history, if the newest claim is still the one at `instance_revision` and
+        the claim begins within `deadline_s`. Answers `fence`, `lastVotedSlot`, `votesFromSlot`, `milliseconds`."""
+
+    async def rehearse_take_over(self, identity: Keypair, require_tower: bool) -> Mapping[str, Any]:
+        """What a take-over does before its claim, changing nothing: `lastVotedSlot`, `milliseconds`."""
+
+    def tower_storage(self) -> Mapping[str, Any]:
+        """The flags of the store, paths made absolute."""
+
+    @property
+    def spare(self) -> AutoTakeover: ...
 
 
 CONTACT_ADDRESSES = (
@@ -118,10 +150,40 @@ def control_handlers(control: ValidatorControl) -> dict[str, Handler]:
     async def set_identity_from_bytes(secret: Any, require_tower: Any) -> None:
         await adopt(_keypair_of(secret, "identity"), require_tower)
 
+    async def take_over(path: Any, why: Any, require_tower: Any, instance_revision: Any, deadline_s: Any) -> dict[str, Any]:
+        need_post_init()
+        identity, deadline = _keypair_at(path, "identity"), _param(deadline_s, (int, float), "deadline_s")
+        reason, tower = _param(why, str, "why")[:WHY_MAX], _param(require_tower, bool, "require_tower")
+        seen = _param(instance_revision, int, "instance_revision")
+        if not 0 < deadline <= DEADLINE_S_MAX:
+            raise AdminError(INVALID_PARAMS, f"Invalid params: deadline_s must be above 0 and up to {DEADLINE_S_MAX:g}")
+        async with changing_identity:
+            return dict(await control.take_over(identity, reason, tower, seen, float(deadline)))
+
+    async def rehearse_take_over(path: Any, require_tower: Any) -> dict[str, Any]:
+        need_post_init()
+        identity = _keypair_at(path, "identity")
+        return dict(await control.rehearse_take_over(identity, _param(require_tower, bool, "require_tower")))
+
+    async def tower_storage() -> dict[str, Any]:
+        return dict(control.tower_storage())
+
+    async def auto_takeover_pause() -> None:
+        control.spare.pause()
+
+    async def auto_takeover_resume() -> None:
+        control.spare.resume()
+
+    async def auto_takeover_status() -> dict[str, Any]:
+        return dict(control.spare.status())
+
     async def contact_info() -> dict[str, Any]:
         need_post_init()
         missing = dict.fromkeys(CONTACT_ADDRESSES, "0.0.0.0:0")
-        return {**missing, "last_updated_timestamp": 0, "shred_version": 0, **control.contact_info()}
+        return {"id": "", **missing, "last_updated_timestamp": 0, "shred_version": 0, **control.contact_info()}
+
+    async def identity_transition_status() -> dict[str, Any]:
+        return dict(control.identity_transition())
 
     async def pid() -> int:
         return os.getpid()
@@ -141,15 +203,24 @@ def control_handlers(control: ValidatorControl) -> dict[str, Handler]:
         "removeAllAuthorizedVoters": remove_all_authorized_voters,
         "setIdentity": set_identity,
         "setIdentityFromBytes": set_identity_from_bytes,
+        "takeOver": take_over,
+        "rehearseTakeOver": rehearse_take_over,
+        "towerStorage": tower_storage,
+        "autoTakeoverPause": auto_takeover_pause,
+        "autoTakeoverResume": auto_takeover_resume,
+        "autoTakeoverStatus": auto_takeover_status,
         "contactInfo": contact_info,
+        "identityTransitionStatus": identity_transition_status,
         "pid": pid,
         "status": status,
+        **absent_handlers(),
     }
 
 
-def _param(value: Any, kind: type, name: str) -> Any:
-    if not isinstance(value, kind):
-        raise AdminError(INVALID_PARAMS, f"Invalid params: {name} must be of type {kind.__name__}")
+def _param(value: Any, kind: type | tuple[type, ...], name: str) -> Any:
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):  # to isinstance, true is an int
+        raise AdminError(INVALID_PARAMS, f"Invalid params: {name} must be of type {kinds[0].__name__}")
     return value
 
 

@@ -40,7 +40,10 @@ def contact_info_text(info: dict[str, Any], output: str | None = None) -> str:
         return json.dumps(info, indent=2)
     if output == "json-compact":
         return json.dumps(info, separators=(",", ":"))
-    return "\n".join(f"{name}: {info.get(key, '-')}" for name, key in CONTACT_NAMES)
+    lines = [f"{name}: {info.get(key, '-')}" for name, key in CONTACT_NAMES]
+    if info.get("id_in_memory"):
+        lines.insert(1, "Identity Kept: in memory only, gone when the validator ends")
+    return "\n".join(lines)
 
 
 @contextmanager

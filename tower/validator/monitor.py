@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tower.keys import from_base58
-from tower.validator.admin import AdminClient, AdminTimeout, AdminUnavailable
+from tower.validator.admin import AdminClient, AdminError, AdminTimeout, AdminUnavailable
 from tower.validator.restart_window import find_cluster
 from tower.validator.rpc import ClusterRpc, RpcError, RpcUnreachable
 
@@ -94,12 +94,19 @@ async def _watch(
             line(f"{name}: {info[key]}")
     line(f"JSON RPC URL: {rpc.url}")
     while True:
-        status = await admin.acall("status")
+        status = await _status(admin)
         if str(status.get("identity")) != identity:
             identity = str(status.get("identity"))
             line(f"Identity: {identity}")
         live(await _status_line(started, status, rpc, identity))
         await asyncio.sleep(poll_s)
+
+
+async def _status(admin: AdminClient) -> Mapping[str, Any]:
+    try:
+        return dict(await admin.acall("status"))
+    except AdminError:  # a validator of another make knows no such method
+        return {"identity": (await admin.acall("contactInfo"))["id"]}
 
 
 async def _status_line(started: Mapping[str, int], status: Mapping[str, Any], rpc: ClusterRpc, identity: str) -> str:

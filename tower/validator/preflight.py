@@ -17,6 +17,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import math
+import os
 import re
 import stat
 from dataclasses import dataclass
@@ -25,11 +26,22 @@ from pathlib import Path
 from tower.errors import InvalidInput
 from tower.keys import Keypair, from_base58, read_keypair_file, to_base58
 from tower.validator.config import EtcdConfig, ValidatorConfig
+from tower.validator.failover_options import check_failover, store_flags
 from tower.validator.rpc import ClusterRpc
+from tower.validator.running_options import check_running
 from tower.validator.urls import parse_url, parse_websocket_url, websocket_url_for
 from tower.wire import VOTE_PROGRAM_ID, decode_vote_account
 
-__all__ = ["DEFAULT_URL", "RunOptions", "check_options", "check_vote_account", "parse_address", "parse_endpoint"]
+__all__ = [
+    "DEFAULT_URL",
+    "RunOptions",
+    "check_etcd",
+    "check_folder",
+    "check_options",
+    "check_vote_account",
+    "parse_address",
+    "parse_endpoint",
+]
 
 DEFAULT_URL = "http://127.0.0.1:8899"
 MAX_PEM_BYTES = 1 << 20
@@ -64,9 +76,22 @@ class RunOptions:
     who: str = ""
     store_timeout: float = 5.0
     rebuild_wait_slots: int = 200
+    trace: str | None = None
+    leader_duty: bool = True
+    on_lost_lock: str = "exit"
+    unstaked_identity: str | None = None
+    standby_at_start: bool = False
+    auto_takeover: str | None = None
+    auto_takeover_after: float | None = None
+    auto_takeover_min_interval: float | None = None
+    accept_handover: str | None = None
+    metrics_address: str | None = None
+    hook_before: str | None = None
+    hook_after: str | None = None
+    hook_timeout: float | None = None
 
 
-def parse_endpoint(text: str, flag: str = "--etcd-endpoint") -> tuple[str, int]:
+def parse_endpoint(text: str, flag: str = "--etcd-endpoint", example: str = "127.0.0.1:2379") -> tuple[str, int]:
     """`(host, port)` of `host:port`; an IPv6 address stands in brackets. Raises `InvalidInput`."""
 
     def refuse(fix: str) -> InvalidInput:
@@ -86,7 +111,7 @@ def parse_endpoint(text: str, flag: str = "--etcd-endpoint") -> tuple[str, int]:
             raise refuse("an IPv6 address stands in brackets, like [::1]:2379")
         host, _, port = text.partition(":")
         if not HOST.fullmatch(host) or not re.fullmatch(r"\d{1,5}", port):
-            raise refuse("write it like 127.0.0.1:2379")
+            raise refuse(f"write it like {example}")
     if not 1 <= int(port) <= 65535:
         raise refuse("a port is between 1 and 65535")
     return host, int(port)
@@ -124,8 +149,8 @@ def check_options(options: RunOptions, now: datetime.datetime | None = None) -> 
         raise InvalidInput(f"--store-timeout: give seconds above 0 and up to {STORE_TIMEOUT_S_MAX:g}")
     if options.rebuild_wait_slots < 0:
         raise InvalidInput("--rebuild-wait-slots: give a number of slots, 0 or more")
-    ledger = _folder(options.ledger, "--ledger")
-    tower_dir = _folder(options.tower, "--tower") if options.tower is not None else ledger
+    ledger = check_folder(options.ledger, "--ledger")
+    tower_dir = check_folder(options.tower, "--tower") if options.tower is not None else ledger
     return ValidatorConfig(
         identity=identity,
         vote_account=vote_account,
@@ -135,13 +160,18 @@ def check_options(options: RunOptions, now: datetime.datetime | None = None) -> 
         websocket_url=websocket_url,
         tower_storage=options.tower_storage,
         tower_dir=tower_dir,
-        etcd=_etcd(options, now or datetime.datetime.now(datetime.UTC)),
+        etcd=check_etcd(options, now or datetime.datetime.now(datetime.UTC)),
         check_vote_account=options.check_vote_account,
         require_tower=options.require_tower,
         bind_address=options.bind_address,
         who=options.who,
         store_timeout=options.store_timeout,
         rebuild_wait_slots=options.rebuild_wait_slots,
+        trace=None if options.trace is None else _trace(options.trace),
+        leader_duty=options.leader_duty,
+        failover=check_failover(options, identity),
+        running=check_running(options),
+        store_flags=store_flags(options, tower_dir),
     )
 
 
@@ -208,7 +238,19 @@ def _authorized_voters(options: RunOptions, identity: Keypair) -> tuple[Keypair,
     return tuple(dict.fromkeys(named)) or (identity,)
 
 
-def _folder(text: str, flag: str) -> Path:
+def _trace(text: str) -> Path:
+    path = Path(text).absolute()
+    if path.is_dir():
+        raise InvalidInput(f"--trace: {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"--trace: {path.parent} is not a folder; make it, or choose another file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidInput(f"--trace: {path} cannot be written; choose another file")
+    return path
+
+
+def check_folder(text: str, flag: str) -> Path:
+    """The absolute path of a folder, or of one that can be made. Raises `InvalidInput`."""
     # resolved once, so that admin clients and records see the same path whatever the working folder becomes
     path = Path(text).absolute()
     for part in (path, *path.parents):
@@ -224,7 +266,8 @@ def _folder(text: str, flag: str) -> Path:
     return path
 
 
-def _etcd(options: RunOptions, now: datetime.datetime) -> EtcdConfig | None:
+def check_etcd(options: RunOptions, now: datetime.datetime) -> EtcdConfig | None:
+    """The etcd that the flags name, its files read and checked; `None` for the file storage. Raises `InvalidInput`."""
     files = {
         "--etcd-cacert-file": options.etcd_cacert_file,
         "--etcd-cert-file": options.etcd_cert_file,

@@ -14,62 +14,40 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Coroutine, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from tower.errors import InvalidInput, TowerError
-from tower.events import BankFrozen, Halt, HaltReason, LedgerView, RootAdvanced
+from tower.events import BankFrozen, Halt, RootAdvanced
 from tower.keys import Keypair, to_base58
 from tower.store import Store
 from tower.types import FrozenBank
 from tower.validator.admin import AdminServer, admin_socket
+from tower.validator.catch_up import CatchUp
 from tower.validator.config import Exit, ValidatorConfig
 from tower.validator.control import control_handlers
 from tower.validator.feed import ClusterFeed
+from tower.validator.identities import Identities
+from tower.validator.leader_duty import LeaderDuty, follow_slots
 from tower.validator.ledger import LedgerLock
 from tower.validator.preflight import check_vote_account
 from tower.validator.rpc import ClusterRpc, RpcError, RpcUnreachable
 from tower.validator.sender import VoteSender, learn_routes
-from tower.validator.vote_thread import TakeOverFailed, VoteThread
+from tower.validator.spare import SpareWatch
+from tower.validator.store_options import open_store
+from tower.validator.surroundings import Surroundings
+from tower.validator.urls import socket_address
+from tower.validator.vote_thread import VoteThread
 
-__all__ = ["EXIT_OF", "ValidatorProcess", "open_store", "run"]
+__all__ = ["ValidatorProcess", "run"]
 
 log = logging.getLogger(__name__)
 
-EXIT_OF = {
-    HaltReason.RESIGNED: Exit.OK,
-    HaltReason.REFUSED: Exit.REFUSED,
-    HaltReason.LOST_FENCE: Exit.LOST_FENCE,
-    HaltReason.STORE_FAILED: Exit.STORE_FAILED,
-    HaltReason.TOWER_UNUSABLE: Exit.TOWER_UNUSABLE,
-    HaltReason.INTERNAL: Exit.INTERNAL,
-}
-CAUGHT_UP_SLOTS = 3  # how far the newest bank whose hash we know may be behind the cluster's newest: its child names it
-POLL_S = 0.1
-CATCH_UP_S = 60.0  # that `set-identity` may wait until this node is caught up; a start waits as long as it takes
-TELL_EVERY_S = 5.0
-RETRY_FIRST_S, RETRY_MAX_S = 0.1, 1.0
+RETRY_FIRST_S = 0.1
 VOTES_END_S = 1.0  # that the vote thread may take to end: a store that hangs holds it up
 CLOSE_S = 1.8  # how long an orderly end may take before the process ends anyway
 ROUTES_EVERY_S = 30.0
-LEDGER_SLOTS_MAX = 1024  # how old a slot history may be: what is newer, the tree of banks remembers
-
-T = TypeVar("T")
-
-
-def open_store(config: ValidatorConfig) -> Store:
-    """The tower store that the flags name. Raises `InvalidInput` or `StoreError`."""
-    if config.etcd is not None:
-        from tower.stores.etcd import EtcdStore
-
-        etcd = config.etcd
-        return EtcdStore(
-            etcd.endpoints, ca_cert=etcd.ca_cert, cert=etcd.cert, key=etcd.key, domain_name=etcd.domain_name
-        )
-    from tower.stores.file import FileStore
-
-    return FileStore(config.tower_dir)
 
 
 def run(config: ValidatorConfig, lock: LedgerLock) -> int:
@@ -92,24 +70,35 @@ def run(config: ValidatorConfig, lock: LedgerLock) -> int:
                 guard.cancel()
 
 
+def _version() -> str:
+    try:
+        return version("tower")
+    except PackageNotFoundError:
+        return ""
+
+
 class ValidatorProcess:
     """One run of the process; implements `tower.validator.control.ValidatorControl`."""
 
     def __init__(self, config: ValidatorConfig) -> None:
         self._config = config
-        self._identity = config.identity
         self._voters = config.authorized_voters
         self._started_at = time.time()
         self._progress = "Initializing"
+        self._why = "the process ends"
         self._rpc = ClusterRpc(config.url)
         self._feed = ClusterFeed(self._rpc, config.websocket_url, config.vote_account, self._bank, self._root)
         self._sender: VoteSender | None = None
         self._store: Store | None = None
         self._votes: VoteThread | None = None
+        self._around = Surroundings(config, self._seen, _version())
+        self._identities = Identities(config, self._finish, self._around.hooks, self._around.metrics.adopted)
+        self._leading = LeaderDuty(config.bind_address, lambda: open_store(config), config.store_timeout, config.leader_duty)
         self._tasks: list[asyncio.Task[None]] = []
         self._root_slot = 0
         self._routed = asyncio.Event()
-        self._ledger: LedgerView | None = None  # read when it is needed and missing or old
+        self.spare = SpareWatch(config.failover, self._identities, lambda: open_store(config), config.who)
+        self._identities.on_lost, self._identities.on_changed_by_hand = self.spare.lost, self.spare.changed_by_hand
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[int] = self._loop.create_future()
         self.guards: list[threading.Timer] = []  # end the process should its orderly end hang; the caller cancels them
@@ -145,60 +134,34 @@ class ValidatorProcess:
         config = self._config
         self._sender = VoteSender(config.bind_address)
         await admin.start()
+        await self._around.start()
         self._progress = "SearchingForRpcService"
         log.info("cluster %s, genesis hash %s", config.url, await self._rpc.get_genesis_hash())
         if config.vote_account is not None:
             await check_vote_account(self._rpc, config)
         # The store's first answer may take seconds (TLS, several endpoints); the loop stays free meanwhile.
         self._store = await asyncio.to_thread(open_store, config)
-        sighting = await asyncio.to_thread(self._store.look, self._identity.address, config.store_timeout)
+        sighting = await asyncio.to_thread(self._store.look, config.identity.address, config.store_timeout)
         stored = "a tower is stored" if sighting.record is not None else "no tower is stored"
-        log.info("tower storage %s answers: %s for %s", config.tower_storage, stored, self._identity.address)
+        log.info("tower storage %s answers: %s for %s", config.tower_storage, stored, config.identity.address)
 
         self._progress = "LoadingLedger"
         forks = await self._feed.start()
-        self._votes = VoteThread(config, self._store, forks, self._sender, self._halted)
+        self._votes = VoteThread(config, self._store, forks, self._sender, self._halted, self._around.metrics, self._leading)
         self._votes.start()
+        catch_up = CatchUp(self._rpc, self._feed, config.vote_account, self._identities.newest, self._routed)
+        self._identities.votes, self._identities.catch_up = self._votes, catch_up
         self._spawn(self._feed.run(), "the cluster feed")
         self._spawn(self._keep_routes(), "the leader schedule")
+        self._spawn(self._follow_slots(), "the cluster's slots")
         self._progress = "StartingServices"
-        await self._catch_up()
-        await self._vote_or_stand_by()
+        await catch_up.wait()
+        await self._identities.begin(bool(self._voters))
         self._progress = "Running"
-        log.info("running as %s", self._identity.address)
-
-    async def _catch_up(self) -> None:
-        """Wait until our newest bank is about the cluster's, our vote account is seen in it, and votes know where to go.
-
-        A cluster that does not answer is asked again: nothing is claimed meanwhile.
-        """
-        told, answered, pause = float("-inf"), True, POLL_S
-        while True:
-            slot, own = await self._in_vote_thread(lambda votes: votes.newest())
-            try:
-                newest = await self._rpc.get_slot()
-                seen = (own is not None or self._config.vote_account is None) and self._routed.is_set()
-                if seen and newest - slot <= CAUGHT_UP_SLOTS and await self._rpc.get_health():
-                    if self._ledger is None or self._ledger.replayed_root + LEDGER_SLOTS_MAX < newest:
-                        self._ledger = await self._feed.ledger()
-                    log.info("caught up with the cluster: slot %d of %d", slot, newest)
-                    return
-                said, answers, pause = f"slot {slot} of {newest}", True, POLL_S
-            except (RpcError, RpcUnreachable) as problem:
-                said, answers, pause = str(problem), False, min(2 * pause, RETRY_MAX_S)
-            if answers != answered or time.monotonic() >= told + TELL_EVERY_S:
-                log.log(logging.INFO if answers else logging.WARNING, "catching up with the cluster: %s", said)
-                told, answered = time.monotonic(), answers
-            await asyncio.sleep(pause)
-
-    async def _vote_or_stand_by(self) -> None:
-        config = self._config
-        if config.vote_account is None or not self._voters:
-            log.info("voting is disabled: %s", "no vote account" if config.vote_account is None else "no voter key")
-        elif not await self._is_node(self._identity):
-            log.info("the vote account's node is another identity: standing by as spare %s", self._identity.address)
-        else:
-            await self._take_over(self._identity, "start", config.require_tower)
+        if self.spare.needed:
+            self._spawn(self.spare.run(), "the spare's watch")
+        log.info("running as %s", self._identities.identity.address)
+        self._spawn(self._around.run(lambda: self._identities.in_vote_thread(lambda votes: None)), "telling systemd")
 
     async def _close(self, admin: AdminServer, starting: asyncio.Task[None]) -> None:
         # Whatever hangs below must not keep a process alive that has stopped voting.
@@ -209,6 +172,7 @@ class ValidatorProcess:
         self.guards.append(guard)
         starting.cancel()
         await admin.close()
+        self._leading.end(self._why)
         if self._votes is not None:
             await asyncio.to_thread(self._votes.close, VOTES_END_S)
         elif self._store is not None:
@@ -216,6 +180,8 @@ class ValidatorProcess:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(starting, *self._tasks, return_exceptions=True)
+        await self._around.close(self._identities.given_up("stopped", self._why))
+        await asyncio.to_thread(self.spare.close)
         await self._rpc.close()
         if self._sender is not None:
             self._sender.close()
@@ -223,6 +189,8 @@ class ValidatorProcess:
     def _finish(self, code: int, why: str) -> None:
         if not self._end.done():
             log.log(logging.INFO if code == Exit.OK else logging.ERROR, "ending: %s (exit status %d)", why, code)
+            self._why = why
+            self._around.stopping(why)
             self._end.set_result(int(code))
 
     def _spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
@@ -242,12 +210,6 @@ class ValidatorProcess:
 
     # ---- between the loop and the vote thread
 
-    async def _in_vote_thread(self, work: Callable[[VoteThread], T]) -> T:
-        votes = self._votes
-        if votes is None:
-            raise InvalidInput("Retry once validator start up is complete")
-        return await asyncio.wrap_future(votes.call(lambda: work(votes)))
-
     def _bank(self, bank: FrozenBank) -> None:
         if self._sender is not None:
             self._sender.tip = self._feed.tip
@@ -260,32 +222,9 @@ class ValidatorProcess:
             self._votes.post(RootAdvanced(slot))
 
     def _halted(self, halt: Halt) -> None:
-        """From the vote thread: the identity that voted has stopped for good, so the process ends."""
+        """From the vote thread: the identity that voted has stopped for good, so the process ends, or is a spare now."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-            self._loop.call_soon_threadsafe(self._finish, EXIT_OF[halt.reason], halt.text)
-
-    async def _is_node(self, identity: Keypair) -> bool:
-        """Whether the newest bank names `identity` as the node of our vote account."""
-        _, own = await self._in_vote_thread(lambda votes: votes.newest())
-        return own is not None and own.node_pubkey == identity.pubkey
-
-    async def _take_over(self, identity: Keypair, why: str, require_tower: bool) -> None:
-        began, ledger = time.monotonic(), self._ledger
-        try:
-            adopted = await self._in_vote_thread(lambda votes: votes.take_over(identity, why, require_tower, ledger))
-        except TakeOverFailed as failed:
-            if why == "start" or failed.identity_lost:
-                self._finish(EXIT_OF[failed.halt.reason], failed.halt.text)
-            raise
-        since = "never voted before" if adopted.last_voted_slot is None else f"last vote {adopted.last_voted_slot}"
-        log.info(
-            "Identity set to %s: fence %d held, tower loaded (%s), %.1f ms",
-            identity.address, adopted.fence.revision, since, (time.monotonic() - began) * 1000,
-        )  # fmt: skip
-        if adopted.votes_from_slot is not None:
-            log.warning(
-                "the store knew less than the chain: begun from what landed, no vote before slot %d", adopted.votes_from_slot
-            )
+            self._loop.call_soon_threadsafe(self._identities.stopped, halt)
 
     # ---- where votes go
 
@@ -296,6 +235,7 @@ class ValidatorProcess:
                 routes = await learn_routes(self._rpc)
                 if self._sender is not None:
                     self._sender.routes = routes
+                self._leading.routes = routes
                 self._routed.set()
                 pause = RETRY_FIRST_S
                 await asyncio.sleep(ROUTES_EVERY_S)
@@ -304,6 +244,12 @@ class ValidatorProcess:
                 log.warning("the leader schedule could not be learnt: %s", problem)
             pause = min(2 * pause, ROUTES_EVERY_S)
             await asyncio.sleep(pause)
+
+    async def _follow_slots(self) -> None:
+        """Tell the leader duty when slots begin, on a cluster that takes blocks."""
+        await self._routed.wait()
+        if self._config.leader_duty and self._leading.routes.blocks is not None:
+            await follow_slots(self._config.websocket_url, self._leading.slot_begins)
 
     # ---- what the admin RPC asks for (tower.validator.control.ValidatorControl)
 
@@ -315,8 +261,7 @@ class ValidatorProcess:
         self._finish(Exit.OK, "exit requested")
 
     def rpc_address(self) -> str | None:
-        parts = urlsplit(self._config.url)
-        return f"{parts.hostname}:{parts.port}" if parts.scheme == "http" and parts.port else None
+        return socket_address(self._config.url)
 
     def rpc_url(self) -> str:
         return self._config.url
@@ -336,24 +281,35 @@ class ValidatorProcess:
     def contact_info(self) -> Mapping[str, Any]:
         host, port = self._sender.address if self._sender is not None else ("0.0.0.0", 0)
         return {
-            "id": self._identity.address,
+            "id": self._identities.identity.address,
             "tpu_vote": f"{host}:{port}",
             "rpc": self.rpc_address() or "0.0.0.0:0",
             "last_updated_timestamp": int(time.time() * 1000),
+            "id_in_memory": self._identities.in_memory,
         }
 
     def status(self) -> Mapping[str, Any]:
         vote_account = self._config.vote_account
         votes = {} if self._votes is None else self._votes.status()
         return {
-            "identity": self._identity.address,
+            "identity": self._identities.identity.address,
             "voteAccount": None if vote_account is None else to_base58(vote_account),
             "processedSlot": self._feed.tip,
             "clusterRootSlot": self._root_slot,
             "sentVotes": 0 if self._sender is None else self._sender.sent,
             "towerStorage": self._config.tower_storage,
+            "who": self.spare.who,
+            "autoTakeover": self.spare.auto_state,
+            "announcedBlocks": self._leading.announced,
             **votes,
         }
+
+    def identity_transition(self) -> Mapping[str, Any]:
+        return self._identities.transitions.status(self._identities.identity.address)
+
+    def _seen(self) -> Mapping[str, Any]:
+        """What monitors and people see."""
+        return {"progress": self._progress, **self.status()}
 
     async def add_authorized_voter(self, voter: Keypair) -> None:
         if voter in self._voters:
@@ -364,26 +320,19 @@ class ValidatorProcess:
         await self._set_voters(())
 
     async def _set_voters(self, voters: tuple[Keypair, ...]) -> None:
-        await self._in_vote_thread(lambda votes: votes.set_authorized_voters(voters))
+        await self._identities.in_vote_thread(lambda votes: votes.set_authorized_voters(voters))
         self._voters = voters
 
     async def set_identity(self, identity: Keypair, require_tower: bool) -> None:
-        """Adopt `identity`: returns when the fence is held and the tower loaded, or, for a spare's, when voting ended.
+        await self._identities.set(identity, require_tower)
 
-        Giving an identity up needs nobody's consent. Taking one needs a node that is caught up, and the store.
-        """
-        if identity == self._identity and self.status()["voting"]:
-            return
-        if self._config.vote_account is None or not await self._is_node(identity):
-            await self._in_vote_thread(lambda votes: votes.stand_by(identity))
-            log.info("Identity set to %s: the vote account's node is another identity, standing by", identity.address)
-        else:
-            try:
-                async with asyncio.timeout(CATCH_UP_S):
-                    await self._catch_up()
-            except TimeoutError:
-                raise InvalidInput(
-                    f"not caught up with the cluster within {CATCH_UP_S:g} s; nothing was claimed, see the validator's log"
-                ) from None
-            await self._take_over(identity, "set-identity", require_tower)
-        self._identity = identity
+    async def take_over(
+        self, identity: Keypair, why: str, require_tower: bool, instance_revision: int, deadline_s: float
+    ) -> Mapping[str, Any]:
+        return await self._identities.take_as_planned(identity, why, require_tower, instance_revision, deadline_s)
+
+    async def rehearse_take_over(self, identity: Keypair, require_tower: bool) -> Mapping[str, Any]:
+        return await self._identities.rehearse(identity, require_tower)
+
+    def tower_storage(self) -> Mapping[str, Any]:
+        return self._config.store_flags

@@ -212,24 +212,23 @@ class Cluster(Protocol):
 
 
 async def find_cluster(ledger: Path, *, timeout: float = DEFAULT_CALL_S) -> Where:
-    """Where the validator of `ledger` looks: its own JSON-RPC, or the cluster's that it follows.
+    """Where the validator of `ledger` looks: the cluster's JSON-RPC that it follows, or, if it is of another make, its own.
 
     Raises `InvalidInput("RPC not available ...")` if it has neither, and what the admin client raises.
     """
     admin = AdminClient(ledger, timeout=timeout)
-    address = await admin.acall("rpcAddress")
-    if isinstance(address, str):
-        # a validator that serves JSON-RPC itself knows best who it is
-        url = parse_url(f"http://{address}", "rpcAddress")
-        async with ClusterRpc(url, flag="the validator's RPC") as rpc:
-            return Where(url, await rpc.get_identity())
     try:
         followed = await admin.acall("rpcUrl")
     except AdminError:  # a validator of another make knows no such method
         followed = None
-    if not isinstance(followed, str):
+    if isinstance(followed, str):  # somebody else's, who is not this node
+        return Where(followed, from_base58((await admin.acall("contactInfo"))["id"]))
+    address = await admin.acall("rpcAddress")
+    if not isinstance(address, str):
         raise InvalidInput(f"RPC not available: the validator of {ledger} serves none; start it with one")
-    return Where(followed, from_base58((await admin.acall("contactInfo"))["id"]))
+    url = parse_url(f"http://{address}", "rpcAddress")
+    async with ClusterRpc(url, flag="the validator's RPC") as rpc:
+        return Where(url, await rpc.get_identity())
 
 
 async def observe(rpc: Cluster, identity: bytes, known: Observation | None) -> Observation:

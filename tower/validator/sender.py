@@ -34,33 +34,47 @@ class VoteRoutes:
     ports: Mapping[str, Address] = field(default_factory=dict)
     first_slot: int = 0
     leaders: Sequence[str] = ()
+    blocks: Address | None = None  # where the local cluster takes block announcements; no other cluster has such a port
+
+    def leader(self, slot: int) -> str:
+        """Who leads `slot`; empty where that is not known."""
+        index = slot - self.first_slot
+        return self.leaders[index] if 0 <= index < len(self.leaders) else ""
 
     def targets(self, tip: int) -> list[Address]:
         """Where a vote goes that is sent while `tip` is the newest slot: no address twice."""
         found: dict[Address, None] = {}
         for slot in range(tip, tip + LEADERS_AHEAD):
-            index = slot - self.first_slot
-            if 0 <= index < len(self.leaders) and self.leaders[index] in self.ports:
-                found[self.ports[self.leaders[index]]] = None
+            leader = self.leader(slot)
+            if leader in self.ports:
+                found[self.ports[leader]] = None
         if not found:
             found.update(dict.fromkeys(list(self.ports.values())[:FALLBACK_PORTS_MAX]))
         return list(found)
 
 
 async def learn_routes(rpc: ClusterRpc) -> VoteRoutes:
-    """Vote ports and this epoch's leaders, as the cluster tells them. Raises `RpcError` and `RpcUnreachable`."""
-    ports = {}
+    """Vote ports and this epoch's leaders, as the cluster tells them; with a block port the next epoch's too.
+
+    Raises `RpcError` and `RpcUnreachable`.
+    """
+    ports, blocks = {}, None
     for node in await rpc.get_cluster_nodes():
         address = parse_address(node.get("tpuVote"))
         if address is not None and isinstance(node.get("pubkey"), str):
             ports[node["pubkey"]] = address
+        blocks = blocks or parse_address(node.get("localnetBlocks"))
     info = await rpc.get_epoch_info()
-    leaders = [""] * info.slots_in_epoch
-    for leader, slots in (await rpc.get_leader_schedule(info.absolute_slot) or {}).items():
-        for slot in slots:
-            if 0 <= slot < len(leaders):
-                leaders[slot] = leader
-    return VoteRoutes(ports, info.first_slot, leaders)
+    leaders: list[str] = []
+    # Who leads is asked for what comes next too: a window at the beginning of an epoch is reserved before the end of this one.
+    for ahead in range(1 if blocks is None else 2):
+        of_epoch = [""] * info.slots_in_epoch
+        for leader, slots in (await rpc.get_leader_schedule(info.absolute_slot + ahead * info.slots_in_epoch) or {}).items():
+            for slot in slots:
+                if 0 <= slot < len(of_epoch):
+                    of_epoch[slot] = leader
+        leaders += of_epoch
+    return VoteRoutes(ports, info.first_slot, leaders, blocks)
 
 
 def parse_address(text: object) -> Address | None:

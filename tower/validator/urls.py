@@ -4,17 +4,20 @@
 'ws://127.0.0.1:8900/'
 >>> websocket_url_for("https://api.example.org/key")
 'wss://api.example.org/key'
+>>> socket_address("http://localhost:8899"), socket_address("http://[::1]:8899/"), socket_address("https://api.example.org")
+('127.0.0.1:8899', '[::1]:8899', None)
 >>> shown("https://user:word@api.example.org/token?key=1")
 'https://api.example.org'
 """
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import urlsplit, urlunsplit
 
 from tower.errors import InvalidInput
 
-__all__ = ["parse_url", "parse_websocket_url", "shown", "websocket_url_for"]
+__all__ = ["parse_url", "parse_websocket_url", "shown", "socket_address", "websocket_url_for"]
 
 
 def parse_url(url: str, flag: str = "--url") -> str:
@@ -51,6 +54,20 @@ def websocket_url_for(url: str) -> str:
         netloc = netloc[: netloc.rindex(":")] + f":{parts.port + 1}"
     scheme = "wss" if parts.scheme == "https" else "ws"
     return urlunsplit((scheme, netloc, parts.path or "/", parts.query, ""))
+
+
+def socket_address(url: str) -> str | None:
+    """`ip:port` of a plain HTTP URL, as the validators in use write a socket's address; `None` where none can be told: they know
+    neither names nor https."""
+    parts = urlsplit(url)
+    host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if parts.scheme != "http" or parts.port is None or parts.path.strip("/"):
+        return None
+    return f"[{address}]:{parts.port}" if address.version == 6 else f"{address}:{parts.port}"
 
 
 def shown(url: str) -> str:

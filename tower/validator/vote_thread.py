@@ -4,6 +4,9 @@ It owns the tree of banks, the runner of the identity that votes now (or stands 
 happens here, one thing after another, so no lock is needed and nothing can vote beside it. `call` runs a function in the
 thread and hands its result back; events are posted. An exception that nobody expected stops voting for good and is told
 through `on_halt`, like every other end. Every vote that was sent is one line in the log.
+
+**Demotion** (`--on-lost-lock demote`) happens here, before the next event is looked at: the voter that stopped is replaced by
+one that stands by under an unstaked identity and goes on with the same tree of banks.
 """
 
 from __future__ import annotations
@@ -14,23 +17,32 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tower.checks import check_can_sign
 from tower.errors import TowerError
 from tower.events import Adopted, Event, FenceLost, Halt, HaltReason, LedgerView, Resign, TakeOver
 from tower.forkchoice import ForkChoice
 from tower.keys import Keypair
 from tower.runner import CommittedVote, Runner
 from tower.store import Store
+from tower.trace import Trace
 from tower.types import VoteAccountState
 from tower.validator.config import ValidatorConfig
+from tower.validator.guarded_store import Guard, GuardedStore
+from tower.validator.leader_duty import LeaderDuty
+from tower.validator.logs import about
+from tower.validator.metrics import Metrics
 from tower.voter import Voter, VoterConfig, VoterState
 
-__all__ = ["TakeOverFailed", "VoteThread"]
+__all__ = ["DEMOTES", "Lost", "TakeOverFailed", "VoteThread"]
 
 log = logging.getLogger(__name__)
 
 INBOX_MAX = 4096  # banks and calls that may wait while a store is being waited for
+# What a process that demotes itself survives. An unusable tower and a broken invariant end it all the same.
+DEMOTES = frozenset({HaltReason.LOST_FENCE, HaltReason.STORE_FAILED})
 
 T = TypeVar("T")
 
@@ -44,6 +56,23 @@ class TakeOverFailed(TowerError):
         self.identity_lost = identity_lost
 
 
+class _WouldClaim(TowerError):
+    """A rehearsal has come to the claim: nothing spoke against it."""
+
+
+def _stop() -> None:
+    raise _WouldClaim
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An identity that this process voted as and gave up to become a spare. `fence` is the revision of its claim."""
+
+    identity: Keypair
+    fence: int
+    halt: Halt
+
+
 class VoteThread:
     """See the module's text. `on_halt` is called from the thread when the identity that votes has stopped for good."""
 
@@ -54,18 +83,41 @@ class VoteThread:
         forks: ForkChoice,
         send: Callable[[CommittedVote], None],
         on_halt: Callable[[Halt], None],
+        metrics: Metrics | None = None,
+        leading: LeaderDuty | None = None,
     ) -> None:
         self._config = config
+        self._leading = leading
+        self._metrics = metrics
         self._store = store
         self._send = send
         self._on_halt = on_halt
         self._voters: tuple[Keypair, ...] = config.authorized_voters
         self._inbox: queue.Queue[Callable[[], None] | None] = queue.Queue(INBOX_MAX)
         self._ending = threading.Event()
+        self._fresh: Keypair | None = None
+        self.lost: Lost | None = None  # the newest demotion
+        self.newest_stored: int | None = None  # slot of the newest vote that left
+        self._sent: tuple[Runner, int] | None = None  # the same, and whose it was
+        self.given_up: tuple[int | None, int | None] = (None, None)  # newest slot sent, and root, of the life before this
+        self._identity = config.identity
+        self._trace: Trace | None = None
+        if config.trace is not None:
+            self._trace = Trace.open(config.trace, lambda why: log.warning("the trace ends here: %s", why))
         self._runner = self._life(config.identity, forks, "start", config.require_tower)
         self._thread = threading.Thread(target=self._run, name="vote", daemon=True)
 
     # ---- from any thread
+
+    @property
+    def identity(self) -> Keypair:
+        """Who votes or stands by now."""
+        return self._identity
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether that is an identity that was made up for being a spare and ends with the process."""
+        return self._identity is self._fresh
 
     def start(self) -> None:
         self._thread.start()
@@ -126,8 +178,18 @@ class VoteThread:
     def _close(self) -> None:
         self._retire(self._runner, "the process ends")
         self._store.close()
+        if self._trace is not None:
+            self._trace.close()
 
-    def _life(self, identity: Keypair, forks: ForkChoice, why: str, require_tower: bool) -> Runner:
+    def _life(
+        self,
+        identity: Keypair,
+        forks: ForkChoice,
+        why: str,
+        require_tower: bool,
+        store: Store | None = None,
+        rehearsal: bool = False,
+    ) -> Runner:
         config = VoterConfig(
             identity=identity.pubkey,
             vote_account=self._config.vote_account or bytes(32),
@@ -138,27 +200,40 @@ class VoteThread:
         def send(vote: CommittedVote) -> None:
             self._send(vote)
             decided = vote.signed.vote
-            again = " again" if decided.cast_at_slot != decided.slot else ""
+            self.newest_stored = vote.slot
+            self._sent = (life, vote.slot)
+            if self._leading is not None:
+                self._leading.voted(life.store_began)
+            again = decided.cast_at_slot != decided.slot
+            if self._metrics is not None:
+                self._metrics.voted(life.store_s, again)
             root, stored_ms = decided.state.root, life.store_s * 1000
-            log.info("voted %d%s (root %s), tower stored in %.1f ms", vote.slot, again, root, stored_ms)
+            log.info(
+                "voted %d%s (root %s), tower stored in %.1f ms", vote.slot, " again" if again else "", root, stored_ms,
+                extra=about("vote", slot=vote.slot, again=again, root=root, store_ms=round(stored_ms, 3)),
+            )  # fmt: skip
 
         life = Runner(
             Voter(config, forks),
-            self._store,
+            store or self._store,
             identity,
             self._voters,
             send,
             why=why,
             who=self._config.who,
             store_timeout=self._config.store_timeout,
-            before_claim=lambda: self._retire(self._runner, f"{identity.address} is taken over"),
-            on_halt=self._halted,
+            before_claim=_stop if rehearsal else lambda: self._retire(self._runner, f"{identity.address} is taken over"),
+            on_halt=(lambda halt: None) if rehearsal else self._halted,
             on_fence_lost=self._fence_lost_callback(identity),
+            trace=None if rehearsal else self._trace,  # a rehearsal has no ending that the specification knows
         )
         return life
 
     def _fence_lost_callback(self, identity: Keypair) -> Callable[[int], None]:
         def fence_lost(seen: int) -> None:
+            if self._leading is not None:
+                self._leading.lost(identity, seen)  # at once: the vote thread may be waiting for the store
+
             def tell() -> None:
                 if self._runner.voter.config.identity == identity.pubkey and self._runner.adopted is not None:
                     self._runner.drive(FenceLost(seen))
@@ -168,11 +243,28 @@ class VoteThread:
         return fence_lost
 
     def _halted(self, halt: Halt) -> None:
-        log.log(logging.INFO if halt.reason is HaltReason.RESIGNED else logging.ERROR, "voting stopped: %s", halt.text)
-        if self._runner.halted is halt and halt.reason is not HaltReason.RESIGNED:
-            self._on_halt(halt)
+        level = logging.INFO if halt.reason is HaltReason.RESIGNED else logging.ERROR
+        log.log(level, "voting stopped: %s", halt.text, extra=about("stopped", reason=halt.reason.value))
+        if self._metrics is not None:
+            self._metrics.stopped(halt.reason.value)
+        if self._runner.halted is not halt or halt.reason is HaltReason.RESIGNED:
+            return
+        self._end_leading(halt.text)
+        fence = self._runner.voter.fence
+        if self._config.failover.demote and halt.reason in DEMOTES and fence is not None:
+            self.lost = Lost(self._identity, fence.revision, halt)
+            self.stand_by(self.spare_identity())
+        self._on_halt(halt)
+
+    def _end_leading(self, reason: str) -> None:
+        if self._leading is not None:
+            self._leading.end(reason)
 
     def _retire(self, runner: Runner, reason: str) -> None:
+        if runner is self._runner:
+            self._end_leading(reason)
+            sent = self._sent[1] if self._sent is not None and self._sent[0] is runner else None
+            self.given_up = (sent, runner.voter.votes.root if runner.adopted is not None else None)
         if runner.voter.state not in (VoterState.STOPPED, VoterState.STANDBY):
             runner.dispatch(Resign(reason))
         runner.close()
@@ -186,21 +278,61 @@ class VoteThread:
         """Whether an identity is adopted and its voter alive."""
         return self._runner.adopted is not None and self._runner.voter.state is not VoterState.STOPPED
 
+    def spare_identity(self) -> Keypair:
+        """The identity to be a spare under in place of the present one: never the one that is given up."""
+        given, own = self._config.failover.unstaked_identity, self._config.identity
+        if given is not None:
+            return given
+        if own != self._identity:
+            return own
+        self._fresh = self._fresh or Keypair.generate()
+        return self._fresh
+
     def stand_by(self, identity: Keypair) -> None:
         """Keep `identity` without voting; whatever voted before resigns."""
         self._retire(self._runner, f"standing by as {identity.address}")
         self._runner = self._life(identity, self._runner.voter.forks, "standby", False)
+        self._identity = identity
+
+    def unfit(self, identity: Keypair) -> str:
+        """Why we could not vote as `identity` on the newest bank; empty if we could. Reads only."""
+        voters = frozenset(pair.pubkey for pair in self._voters)
+        account, bank = self._config.vote_account or b"", self._runner.voter.forks.best()
+        _, check = check_can_sign(bank, account, identity.pubkey, voters)
+        return "" if check.passed else check.reason
+
+    def rehearse(self, identity: Keypair, require_tower: bool, ledger: LedgerView | None = None) -> int | None:
+        """Do everything that a take-over does before its claim; the stored last voted slot. Raises `TakeOverFailed`.
+
+        The store is read and nothing is written; whoever votes here goes on.
+        """
+        life = self._life(identity, self._runner.voter.forks, "rehearsal", require_tower, rehearsal=True)
+        try:
+            life.drive(TakeOver(ledger))
+        except _WouldClaim:
+            return life.voter.last_voted_slot
+        finally:
+            life.close()
+        halt = life.halted or Halt(HaltReason.INTERNAL, "the rehearsal ended in neither way")
+        raise TakeOverFailed(halt, identity_lost=False)
 
     def take_over(
-        self, identity: Keypair, why: str, require_tower: bool, ledger: LedgerView | None = None
+        self,
+        identity: Keypair,
+        why: str,
+        require_tower: bool,
+        ledger: LedgerView | None = None,
+        guard: Guard | None = None,
     ) -> Adopted:
         """Look, claim, and vote as `identity` from now on. Raises `TakeOverFailed`.
 
-        `ledger` places a stored tower that was away for longer than the tree of banks reaches.
+        `ledger` places a stored tower that was away for longer than the tree of banks reaches; `guard` may have something
+        against a claim on what is read.
         The life before goes on voting until what was looked at is found fit, and ends before the claim. If this fails
         before the claim, nothing has changed.
         """
-        life = self._life(identity, self._runner.voter.forks, why, require_tower)
+        store = None if guard is None else GuardedStore(self._store, guard)
+        life = self._life(identity, self._runner.voter.forks, why, require_tower, store)
         before = self._runner
         try:
             life.drive(TakeOver(ledger))
@@ -212,9 +344,11 @@ class VoteThread:
             halt = life.halted or Halt(HaltReason.INTERNAL, "the take-over ended in neither way")
             life.close()
             raise TakeOverFailed(halt, identity_lost=before.voter.state is VoterState.STOPPED)
-        self._runner = life
+        self._runner, self._identity = life, identity
         if life.halted is not None:  # it was adopted and stopped again at once: its first vote met the end
             self._halted(life.halted)
+        elif self._leading is not None:
+            self._leading.begin(identity, life.adopted)
         return life.adopted
 
     def set_authorized_voters(self, voters: Sequence[Keypair]) -> None:
