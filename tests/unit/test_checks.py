@@ -178,6 +178,13 @@ def test_no_switch_is_needed_on_the_own_fork_and_none_possible_back_on_it():
     assert check_switch(2, forks.bank(1), forks)[0] is SwitchDecision.FAILED
 
 
+def test_no_proof_allows_a_vote_for_an_ancestor_of_the_last_one():
+    forks = tree((1, 0), (2, 1), (3, 0), (4, 3), votes={who: [(3, 9)] for who in STAKES})
+    assert check_switch(2, forks.bank(4), forks)[0] is SwitchDecision.SWITCH_PROOF
+    decision, check = check_switch(2, forks.bank(1), forks)
+    assert (decision, "is an ancestor of the last vote 2" in check.reason) == (SwitchDecision.FAILED, True)
+
+
 def test_a_stray_last_vote_suspends_voting_until_it_is_passed():
     forks = fork_with_votes({b"a": [(3, 9)], b"b": [(3, 9)]})
     decision, check = check_switch(100, forks.bank(4), forks, stray=True)

@@ -20,7 +20,7 @@ from tower.errors import WireError
 from tower.localnet import intake
 from tower.restore import SlotHistory
 from tower.stores import _etcd_messages
-from tower.validator.admin import AdminServer
+from tower.validator.admin_calls import AdminCalls
 
 MUTATIONS = 2_000
 NATIVE_EXECUTIONS = 20_000
@@ -65,7 +65,7 @@ def _escape(*_: object) -> None:
         ("sysvars", SlotHistory, "check"),
         ("reservation", targets, "decode_reservation"),
         ("etcd", _etcd_messages, "decode_watch"),
-        ("admin", AdminServer, "_answer"),
+        ("admin", AdminCalls, "answer"),
     ],
 )
 def test_an_error_of_another_kind_ends_the_run(monkeypatch, rng, name: str, owner: object, attribute: str) -> None:

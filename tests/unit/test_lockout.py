@@ -6,7 +6,7 @@ import pytest
 
 from tower import _fast, _reference
 from tower.errors import InvalidInput, InvariantViolation
-from tower.lockout import malformed, require_well_formed
+from tower.lockout import TowerVoteState, adopt, malformed, require_well_formed
 from tower.types import LastVote, Lockout, Tower, VoteKind
 
 U64_MAX = 2**64 - 1
@@ -143,9 +143,19 @@ def test_a_tower_whose_last_vote_disagrees_is_refused():
     require_well_formed(good)
     for bad in (
         Tower(bytes(32), lockouts[:1], 9, vote),
+        Tower(bytes(32), (Lockout(10, 3), Lockout(11, 1)), 9, vote),
         Tower(bytes(32), lockouts, 8, vote),
         Tower(bytes(32), lockouts, 9, LastVote(VoteKind.VOTE, (12,))),
         Tower(bytes(32), lockouts, 9, vote, threshold_size=1.5),
     ):
         with pytest.raises(InvariantViolation, match="malformed tower"):
             require_well_formed(bad)
+
+
+@pytest.mark.parametrize("landed_root", [None, 4])
+def test_what_landed_never_takes_the_root_back(landed_root):
+    ours = TowerVoteState([(9, 2), (10, 1)], 7)
+    landed = [(6, 4), (9, 3), (10, 2), (11, 1)]
+    assert adopt(ours, landed, landed_root) == TowerVoteState([(9, 3), (10, 2), (11, 1)], 7)
+    assert adopt(ours, landed[1:], 8) == TowerVoteState([(9, 3), (10, 2), (11, 1)], 8)
+    assert adopt(ours, landed[:3], 8) == ours

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import pytest
 from solders.transaction import Transaction
 
 from tests.support.chain import FENCE, IDENTITY, OTHER, UNIX_S, account, bank, new_voter, sighting
 from tower.errors import InvariantViolation, StoreUnavailable
-from tower.events import BankFrozen, HaltReason, Resign, TakeOver
+from tower.events import BankFrozen, HaltReason, Release, Resign, TakeOver
 from tower.forkchoice import ForkChoice
 from tower.runner import CommittedVote, Runner, SignedVote
 from tower.store import Claimed, Committed, Refusal, Refused, Unknown
@@ -195,6 +196,17 @@ def test_a_committed_vote_cannot_be_built_from_anything_else():
             CommittedVote(proof, signed)
     CommittedVote(Committed(FENCE, 1, signed.record), signed)
     assert isinstance(signed, SignedVote)
+
+
+def test_a_release_sends_only_the_vote_in_flight():
+    """S2: an equal vote that is not the one in flight has no commit of its own."""
+    runner, store, sent, _ = scripted(committed)
+    runner.dispatch(TakeOver())
+    flight = runner._in_flight
+    other = Release(Committed(FENCE, 11, store.writes[0][2]), replace(flight.signed.vote))
+    with pytest.raises(InvariantViolation, match="without its vote in flight"):
+        runner._carry_out(other)
+    assert sent == []
 
 
 def test_two_runners_on_one_store_fence_each_other():

@@ -160,6 +160,7 @@ COUNT_AT = LAST_VOTE_AT + 4 + 8
         (b"", 0, "ends early"),
         (mutated(0, b"\2"), 0, "version tag 2"),
         (SAVED + b"\0", len(SAVED), "1 bytes follow"),
+        (mutated(BODY - 8, (len(SAVED) - BODY + 1).to_bytes(8, "little")) + b"\0", len(SAVED), "1 bytes follow"),
         (mutated(VOTES_AT, b"\xff" * 8), VOTES_AT, "votes: 18446744073709551615 items"),
         (mutated(ROOT_AT, b"\2"), ROOT_AT, "root option: expected 0 or 1, found 2"),
         (mutated(VOTERS_AT, b"\xff\xff"), VOTERS_AT, "authorized voters: 65535 items"),

@@ -13,10 +13,10 @@ from tests.support.litesvm import ACCOUNT_BYTES, IDENTITY, V1_14_11, V3, V4, Vot
 from tests.support.profiles import examples, timeout
 from tests.support.towers import I64, KEYS, U64, stacks
 from tower import _fast
-from tower.errors import WireError
+from tower.errors import InvalidInput, WireError
 from tower.instructions import encode_vote_instruction
 from tower.types import BlockTimestamp, LastVote, Lockout, VoteAccountState, VoteKind
-from tower.wire import decode_vote_account
+from tower.wire import SLOT_HASHES_MAX, decode_slot_hashes, decode_vote_account
 
 pytestmark = timeout
 VERSIONS = pytest.mark.parametrize("version", [V1_14_11, V3, V4], ids=["1_14_11", "v3", "v4"])
@@ -161,3 +161,18 @@ def test_the_program_reads_and_writes_what_we_read_and_write(version):
     assert read.epoch_credits[0][1] == 16 * 9
     assert program.data()[0] == V4
     assert decode_vote_account(encode_vote_account(read)) == read
+
+
+def slot_hashes(*slots):
+    return u64(len(slots)) + b"".join(u64(slot) + bytes(32) for slot in slots)
+
+
+def test_slot_hashes_that_cannot_be_are_refused():
+    """Each entry becomes the parent of the one before it in the tree of banks."""
+    full = range(SLOT_HASHES_MAX, 0, -1)
+    assert [slot for slot, _ in decode_slot_hashes(slot_hashes(*full))] == list(full)
+    for slots, problem in (((5, 5), "newest first"), ((4, 5), "newest first"), ((SLOT_HASHES_MAX + 1, *full), "513 entries")):
+        with pytest.raises(InvalidInput, match=problem):
+            decode_slot_hashes(slot_hashes(*slots))
+    with pytest.raises(WireError):
+        decode_slot_hashes(slot_hashes(5, 4)[:-1])

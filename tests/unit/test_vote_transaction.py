@@ -136,6 +136,13 @@ def test_wrong_lengths_are_refused_and_never_read(twin):
         twin.sign_transaction(b"message", [])
 
 
+def test_a_message_longer_than_a_packet_is_refused():
+    """The compiled one signs in a buffer of a packet's size."""
+    assert len(_fast.sign_transaction(bytes(1232), [IDENTITY.secret])) == 1 + 64 + 1232
+    with pytest.raises(InvalidInput, match="1233 bytes does not fit a packet"):
+        _fast.sign_transaction(bytes(1233), [IDENTITY.secret])
+
+
 @TWINS
 def test_sign_and_verify(twin):
     signature = twin.sign(IDENTITY.secret, b"message")

@@ -176,6 +176,24 @@ def test_nothing_leaves_but_the_vote_whose_tower_was_committed(script):
             assert in_flight is not None
 
 
+HOLDING = [VoterState.READY, VoterState.PERSISTING, VoterState.UNRESOLVED]
+
+
+@pytest.mark.parametrize("state", HOLDING, ids=pair_name)
+def test_a_lost_fence_stops_the_voter_wherever_it_holds_one(state):
+    voter = in_state(state)
+    (halt,) = voter.handle(FenceLost(FENCE.revision + 1))
+    assert (halt.reason, voter.state) == (HaltReason.LOST_FENCE, VoterState.STOPPED)
+    assert voter.handle(StoreAnswered(COMMITTED)) == []
+
+
+def test_a_commit_that_is_not_ours_stops_the_voter():
+    voter = in_state(VoterState.PERSISTING)
+    other = replace(FENCE, revision=FENCE.revision + 1)
+    (halt,) = voter.handle(StoreAnswered(Committed(other, 11, b"record")))
+    assert (halt.reason, voter.state) == (HaltReason.INTERNAL, VoterState.STOPPED)
+
+
 def saved(*slots, root=None, pair=IDENTITY, counts=None, **changes) -> bytes:
     counts = counts or range(len(slots), 0, -1)
     lockouts = tuple(Lockout(slot, count) for slot, count in zip(slots, counts, strict=True))
@@ -242,6 +260,21 @@ def test_a_tower_that_went_bad_between_look_and_claim_stops_the_voter():
     voter, _ = look(saved(1, 2))
     effects = voter.handle(StoreAnswered(Claimed(FENCE, 6, b"garbage")))
     assert [effect.reason for effect in effects] == [HaltReason.TOWER_UNUSABLE]
+
+
+def test_a_tower_that_is_gone_after_the_claim_stops_the_voter():
+    voter, _ = look(saved(1, 2))
+    effects = voter.handle(StoreAnswered(Claimed(FENCE, 0, None)))
+    assert [(effect.reason, "is gone from the store" in effect.text) for effect in effects] == [(HaltReason.INTERNAL, True)]
+
+
+def test_a_malformed_tower_is_not_stored():
+    """S5: what landed is taken as the cluster tells it, so what is made of it is looked at before it is written."""
+    voter = ready()
+    voter.forks.add(bank(40, 0))
+    # No votes leave this stack: 40 lies behind the lockout of 0, which ends at 8.
+    (halt,) = voter.handle(BankFrozen(bank(41, 40, account([(0, 3), (40, 2)])), UNIX_S))
+    assert (halt.reason, "about to store a malformed tower" in halt.text) == (HaltReason.INTERNAL, True)
 
 
 def test_a_lost_race_looks_again_and_gives_up_after_a_bound():
@@ -451,6 +484,19 @@ def test_a_tower_too_old_for_the_history_is_rebuilt_and_waits_or_refused():
         effects = voter.handle(StoreAnswered(Claimed(FENCE, 5, saved(1, 2))))
         assert effects == [Adopted(FENCE, newest - 10, newest + 200)]
         assert voter.votes.votes == [(newest - 10, 1)]
+
+
+@pytest.mark.parametrize("record", [None, saved(1, 2)], ids=["no tower", "a tower too old to be placed"])
+def test_an_account_that_holds_nothing_but_a_root_has_voted_all_the_same(record):
+    """What landed is rooted and says nothing of what was sent since: it has to be waited out."""
+    newest = HISTORY_SLOTS + 5_000
+    voter = new_voter(ForkChoice(bank(newest, None, account([], newest - 20))))
+    voter.handle(TakeOver(LedgerView(newest, SlotHistory.of({newest}, newest))))
+    revision = 5 if record else 0
+    (effect,) = voter.handle(Looked(sighting(record, revision)))
+    assert isinstance(effect, Claim)
+    assert voter.handle(StoreAnswered(Claimed(FENCE, revision, record))) == [Adopted(FENCE, None, newest + 200)]
+    assert "waited" in {check.name for check in voter.decision.refusals}
 
 
 def test_a_tower_of_the_future_suspends_voting_until_its_last_vote():
