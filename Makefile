@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STORE  ?= etcd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly simulate quick lint fix localnet constraints test-etcd3 fuzz sanitize spec spec-large clean
+.PHONY: help setup demo test nightly simulate quick lint fix localnet constraints test-etcd3 fuzz sanitize spec spec-large trace mutants docs clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,11 +32,13 @@ demo: setup  ## the operator's guide, played on this machine; STORE=etcd (defaul
 test: setup  ## all tests, lint and types
 	@$(BIN)/python -m pytest -q
 
-nightly: setup  ## the property tests with 20,000 examples each, some minutes
-	@TOWER_PROFILE=nightly $(BIN)/python -m pytest -q tests/oracle tests/property tests/unit/test_instructions.py tests/unit/test_vote_account.py
+nightly: setup  ## the property tests with 20,000 examples each, and 100,000 simulated failovers
+	@TOWER_PROFILE=nightly $(BIN)/python -m pytest -q tests/oracle tests/property tests/stateful tests/spec/test_model.py \
+		tests/unit/test_instructions.py tests/unit/test_vote_account.py tests/simulator
 
-simulate: setup  ## failovers of the real code in simulated time; SEED=, RUNS= and FAILOVERS= (in each run)
-	@$(BIN)/python -m tests.simulator $(if $(SEED),--seed $(SEED)) --runs $(or $(RUNS),10) --failovers $(or $(FAILOVERS),200)
+simulate: setup  ## failovers of the real code in simulated time; SEED=, RUNS=, FAILOVERS= (in each run), TRACE= (RUNS=1)
+	@$(BIN)/python -m tests.simulator $(if $(SEED),--seed $(SEED)) --runs $(or $(RUNS),10) --failovers $(or $(FAILOVERS),200) \
+		$(if $(TRACE),--trace $(TRACE))
 
 quick: setup  ## the tests that need no process but this one
 	@$(BIN)/python -m pytest -q tests/unit tests/property
@@ -73,6 +75,22 @@ spec: setup  ## the specification: every small TLA+ model in TLC (needs Java), a
 
 spec-large: setup  ## the same with the large models, about a quarter of an hour
 	@$(BIN)/python -m spec.check --large
+
+TRACES := demo-run/primary/trace.ndjson demo-run/secondary/trace.ndjson
+
+trace: setup  ## the demo and a simulated run with traces, held against the specification (needs Java); STORE= as for demo, SEED=
+	@$(BIN)/openos-localnet demo --store $(STORE) --trace
+	@$(BIN)/python -m tests.simulator --seed $(or $(SEED),1) --runs 1 --failovers 150 --trace demo-run/simulator.ndjson
+	@$(BIN)/python -m spec.replay --store $(STORE) $(TRACES)
+	@$(BIN)/python -m spec.replay demo-run/simulator.ndjson
+	@$(BIN)/python -m spec.replay --store $(STORE) --alter $(or $(SEED),1) $(TRACES)
+
+mutants: setup  ## every guard of the code taken out once; the tests must notice (docs/mutants.md), some minutes
+	@$(BIN)/python -m mutants.run
+
+docs: setup  ## the documentation as a site, in build/site; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
 
 constraints: setup  ## write constraints.txt anew from what is installed
 	@$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' > constraints.new

@@ -1,12 +1,14 @@
 """Makes the images of the documents from a real run: `python docs/make_images.py` writes docs/images/*.svg.
 
 Three etcd members, a local cluster, a primary and a secondary; the identity moves twice, once from a frozen primary. Then the
-page of `watch` and the lines of `history` are taken as the commands show them. About half a minute.
+page of `watch` and the lines of `history` are taken as the commands show them, and those of a planned failover, first as a
+drill and then in earnest. About a minute.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ["COLUMNS"] = "132"  # of the commands' output
 
 from tests.support.cluster import World, run_world  # noqa: E402
 from tests.support.etcd import etcd_flags, pems, run_etcd_cluster  # noqa: E402
@@ -72,6 +75,19 @@ def look(world: World, cluster: EtcdCluster, folder: Path) -> tuple[Observation,
         store.close()
 
 
+def fail_over(world: World) -> str:
+    """A drill on the secondary, and the failover itself: what was typed and what it said."""
+    secondary = world.validators[1].start().wait_running()
+    said = []
+    for more in ([], ["--not-a-drill"]):
+        typed = ["failover", "run", "--identity", "validator-keypair.json", "--now", *more]
+        done = secondary.command(*typed)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said.append(f"$ openos-validator {' '.join(typed)}\n{done.stdout}")
+    secondary.wait_vote()
+    return "\n".join(said)
+
+
 def save(console: Console, name: str, title: str) -> None:
     IMAGES.mkdir(exist_ok=True)
     svg = FONT_FACE.sub("", console.export_svg(title=title, unique_id=name))
@@ -91,12 +107,16 @@ def main() -> None:
             seen, latencies = look(world, cluster, machine)
             world.assert_no_conflict()
             history = world.validators[0].command("history", *etcd_flags(cluster)).stdout
+            failover = fail_over(world)
+            world.assert_no_conflict()
     events = [row for each in seen.identities for row in claims_of(each.sighting, each.claims)]
     console = Console(record=True, width=WIDTH, file=io.StringIO())
     console.print(watch_page(describe(seen, Limits()), events, latencies))
     save(console, "watch", "openos-validator watch")
     console.print(Text(history.rstrip("\n"), no_wrap=True))
     save(console, "history", "openos-validator history")
+    console.print(Text(failover.rstrip("\n"), no_wrap=True))
+    save(console, "failover-run", "openos-validator failover run")
 
 
 if __name__ == "__main__":
