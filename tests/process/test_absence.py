@@ -15,8 +15,9 @@ SLOT_HASHES_NAMED = 512
 
 
 def test_away_for_longer_than_the_cluster_remembers(tmp_path: Path, seed: int) -> None:
+    # Slots this short are over before a busy machine has seen them, so being caught up may take a while.
     with run_world(tmp_path, "--fork-every", "0", "--voters", "1", seed=seed, slot_ms=15) as world:
-        machine = world.validator().start().wait_running()
+        machine = world.validator().start().wait_running(60)
 
         def rooted() -> bool:
             return (machine.status().get("rootSlot") or 0) > 0
@@ -30,7 +31,7 @@ def test_away_for_longer_than_the_cluster_remembers(tmp_path: Path, seed: int) -
             return len(world.call("localnetChain", {"fromSlot": last + 1})["chain"])
 
         until(lambda: banks_since() > SLOT_HASHES_NAMED + 40, "the cluster goes on without it", 60)
-        machine.start().wait_running().wait_vote(more_than=40)
+        machine.start().wait_running(60).wait_vote(more_than=40)
         landed = [vote for vote in world.votes() if vote["landed"] is not None and vote["last_slot"] > last]
         assert len(landed) > 20
         assert machine.status()["rootSlot"] > last

@@ -1,58 +1,47 @@
-"""One run: machines, an operator who never rests, faults, and the judge's verdict."""
+"""One run: machines, an operator who never rests, faults, and the judges' verdict."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from solders.transaction import Transaction
 
-from tests.simulator.chain import MAJOR, Chain
-from tests.simulator.store import Network, SimulatedStore
+from tests.simulator.chain import BEHIND_MAX, MAJOR, Chain
+from tests.simulator.coverage import Visited
+from tests.simulator.judges import Blocks, Timestamps
+from tests.simulator.machine import LegacyMachine, Machine
+from tests.simulator.members import Members
+from tests.simulator.store import Network
 from tests.simulator.world import MS, Process, S, World
 from tests.support.chain import IDENTITY, VOTE_ACCOUNT, digest
-from tower.events import (
-    Adopted,
-    BankFrozen,
-    DeadlinePassed,
-    Event,
-    FenceLost,
-    Halt,
-    HaltReason,
-    Looked,
-    LookFailed,
-    Resign,
-    RootAdvanced,
-    StoreAnswered,
-    TakeOver,
-    VoteSeen,
-)
-from tower.forkchoice import ForkChoice
+from tower.events import Halt, HaltReason, RootAdvanced, VoteSeen
+from tower.leader import Reserved
 from tower.localnet.judge import Ballot, Judge
-from tower.runner import CommittedVote, Runner
+from tower.runner import CommittedVote
+from tower.store import INSTANCE_BYTES, Fence
 from tower.stores.memory import MemoryBackend
-from tower.voter import TABLE, Voter, VoterConfig, VoterState
+from tower.trace import Trace
 from tower.wire import decode_saved_tower, decode_vote_instruction
 
-__all__ = ["Result", "simulate", "unvisited"]
+__all__ = ["Result", "Run", "simulate"]
 
 SLOT = 400 * MS
 MACHINES = ("a", "b", "c")
-BETWEEN = (BankFrozen, RootAdvanced, VoteSeen, Resign)
-EXPECTED_HALTS = {HaltReason.LOST_FENCE, HaltReason.STORE_FAILED, HaltReason.RESIGNED}
-
-
-class _CountingVoter(Voter):
-    """The voter itself, and a note of every pair of state and event that it met."""
-
-    visited: Counter[tuple[VoterState, type]]
-
-    def handle(self, event: Event) -> list:
-        self.visited[self.state, type(event)] += 1
-        return super().handle(event)
+LEGACY = ("old", "older")
+ACTS = {  # of the operator, or of fate, and how often among a hundred
+    "set-identity": 44,
+    "set-identity everywhere": 6,
+    "start": 14,
+    "restart": 7,
+    "kill": 5,
+    "demote": 3,
+    "freeze": 10,
+    "cut": 5,
+    "store down": 3,
+    "clock": 6,
+}
 
 
 @dataclass
@@ -60,228 +49,227 @@ class Result:
     """What a run showed."""
 
     seed: int
-    failovers: int = 0
+    failovers: int = 0  # take-overs by this product from another machine
     sent: int = 0
     slots: int = 0
     conflicts: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)  # anything else that must not be
     counts: Counter[str] = field(default_factory=Counter)
-    visited: Counter[tuple[VoterState, type]] = field(default_factory=Counter)
+    visited: Visited = field(default_factory=Counter)
     digest: str = ""
 
-    @property
-    def unvisited(self) -> list[str]:
-        """Rows of the voter's table that this run never met."""
-        return unvisited(self.visited)
 
+class Run:
+    """The world of one run. `legacy` machines run a validator of the older kind, none to two; by the seed if it is `None`."""
 
-def unvisited(visited: Counter[tuple[VoterState, type]]) -> list[str]:
-    """Rows of the voter's table that were never met, of those that this runner can meet.
-
-    It looks and claims in one go, so nothing comes in between, and it forgets the write in flight when the voter stops.
-    """
-    in_one_go = {(state, event) for state in (VoterState.LOOKING, VoterState.CLAIMING) for event in BETWEEN}
-    forgotten = {(VoterState.STOPPED, event) for event in (Looked, LookFailed, StoreAnswered, DeadlinePassed)}
-    rows = [row for row in TABLE if row not in in_one_go | forgotten]
-    return [f"{state.name} {event.__name__}" for state, event in rows if not visited[state, event]]
-
-
-
-class _Machine:
-    """One machine: at most one process at a time, which stands by or votes."""
-
-    def __init__(self, name: str, run: _Run) -> None:
-        self.name, self.run = name, run
-        self.clock_offset_s = 0
-        self.process: Process | None = None
-        self.runner: Runner | None = None
-        self.interleaved = self.settling = False
-
-    @property
-    def up(self) -> bool:
-        return self.process is not None and self.process.alive
-
-    def start(self, claim: bool) -> None:
-        """A fresh process: it knows the chain as it is now, and claims at once only if it is told to."""
-        self.process = Process(self.name)
-        self.interleaved, self.settling = self.run.world.chance(0.5), False
-        self.runner = self._life(self.run.chain.tree(), "start")
-        if claim:
-            self._post(lambda: self._drive(TakeOver()))
-
-    def _life(self, forks: ForkChoice, why: str) -> Runner:
-        process = self.process
-        config = VoterConfig(IDENTITY.pubkey, VOTE_ACCOUNT, frozenset({IDENTITY.pubkey}), rebuild_wait_slots=5)
-        voter = _CountingVoter(config, forks)
-        voter.visited = self.run.result.visited
-        world = self.run.world
-
-        def fence_lost(seen: int) -> None:
-            world.after(0, lambda: self._drive(FenceLost(seen)) if self.runner is runner and runner.adopted else None, process)
-
-        runner = Runner(
-            voter, SimulatedStore(self.run.backend, self.run.network, self.name, process), IDENTITY, [IDENTITY],
-            lambda vote: self.run.arrive(self.name, vote), why=why, who=self.name, store_timeout=2.0,
-            on_adopted=self._adopted, on_halt=self._halted, on_fence_lost=fence_lost,
-            clock=lambda: world.now / S, wall_ms=lambda: world.now // MS,
-            pause=lambda seconds: world.wait(process, world.now + math.ceil(seconds * S), lambda: False),
-        )  # fmt: skip
-        return runner
-
-    def _post(self, event: Callable[[], None], delay: int = 0) -> None:
-        self.run.world.after(delay, event, self.process)
-
-    def _drive(self, event: Event) -> None:
-        """As the process does, or as an embedder may who has other work: with a pause before the answer is waited for."""
-        runner, world = self.runner, self.run.world
-        if not self.interleaved:
-            runner.drive(event)
-            return
-        runner.dispatch(event)
-        if runner.in_flight and not self.settling:
-            self.settling = True
-            self._post(self._settle, world.rng.choice((0, 2 * MS, 30 * MS, 600 * MS)))
-
-    def _settle(self) -> None:
-        """One round; what comes before the next one meets the voter while it is unresolved."""
-        self.settling = False
-        self.runner.settle()
-        if self.runner.in_flight:
-            self.settling = True
-            self._post(self._settle, self.run.world.rng.choice((0, 50 * MS, 900 * MS)))
-
-    def tell(self, event: Callable[[int], Event]) -> None:
-        """Hand the process an event after the network's delay; banks come in order, for each follows the one before."""
-        process = self.process
-        delay = self.run.world.rng.randint(MS, 20 * MS)
-
-        def arrive() -> None:
-            unix_s = 1_700_000_000 + self.run.world.now // S + self.clock_offset_s
-            self._drive(event(max(0, unix_s)))
-
-        self.run.world.after(delay, arrive, process)
-
-    def set_identity(self) -> None:
-        """The operator's command: a new life on the tree that this process keeps."""
-        before = self.runner
-
-        def adopt() -> None:
-            if before.voter.state is not VoterState.STANDBY or self.run.world.chance(0.1):
-                before.dispatch(Resign("set-identity again"))
-            self.runner = self._life(before.voter.forks, "set-identity")
-            self._drive(TakeOver())
-
-        self._post(adopt)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.alive = False
-
-    def _adopted(self, adopted: Adopted) -> None:
-        self.run.adopted(self.name)
-
-    def _halted(self, halt: Halt) -> None:
-        self.run.result.counts[f"ended: {halt.reason.value}"] += 1
-        if halt.reason not in EXPECTED_HALTS:
-            self.run.result.broken.append(f"{self.name} ended: {halt.reason.value}: {halt.text}")
-        if halt.reason is not HaltReason.RESIGNED:
-            # the process ends, but what was on its way to it may still arrive
-            process, world = self.process, self.run.world
-            world.after(world.rng.randint(0, 2 * S), lambda: setattr(process, "alive", False))
-
-
-class _Run:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, legacy: int | None = None, trace: Trace | None = None) -> None:
+        self.trace = trace  # of the lives of this product
         self.world = World(seed)
         self.result = Result(seed, counts=self.world.counts)
         self.judge = Judge()
         self.chain = Chain(self.world, self.judge)
         self.backend = MemoryBackend()
+        self.members = Members(self.world)
         self.network = Network(self.world)
-        self.machines = [_Machine(name, self) for name in MACHINES]
-        self._owner = ""
+        self.machines = [Machine(name, self) for name in MACHINES]
+        self.machines += [LegacyMachine(name, self) for name in LEGACY[: seed % 3 if legacy is None else legacy]]
+        self._legacy_ids: set[bytes] = set()
+        self._owner: Machine | None = None
+        self._timestamps, self._blocks = Timestamps(), Blocks()
+        self._newest_stored = -1
         self._digest = hashlib.sha256()
 
     # ---- what everybody may see
 
-    def arrive(self, source: str, vote: CommittedVote) -> None:
-        """A vote left a machine: the judge sees the bytes, and the store is asked whether it knew them (S2)."""
+    def arrive(self, machine: Machine, vote: CommittedVote) -> None:
+        """A vote left a machine: the judges see the bytes, and the store is asked whether it knew them (S2, S4)."""
         cast = decode_vote_instruction(bytes(Transaction.from_bytes(vote.transaction).message.instructions[0].data))
         self._digest.update(vote.transaction)
         self.result.sent += 1
-        self.judge.see(VOTE_ACCOUNT, Ballot.of(cast.lockouts, cast.root, cast.hash, vote.transaction[1:65], source))
+        self._count_vote(machine, vote)
+        self.judge.see(
+            VOTE_ACCOUNT, Ballot.of(cast.lockouts, cast.root, cast.hash, vote.transaction[1:65], machine.name)
+        )
+        self._broken("timestamps", self._timestamps.see(cast.slots[-1], cast.timestamp))
         record = self.backend.look(IDENTITY.address).record
-        stored = None if record is None else decode_saved_tower(record, IDENTITY)
-        if stored is None or stored.last_voted_slot is None or stored.last_voted_slot < cast.slots[-1]:
-            self.result.broken.append(f"S2: a vote for {cast.slots[-1]} left and is not in the store")
+        slot = None if record is None else decode_saved_tower(record, IDENTITY).last_voted_slot
+        newest = -1 if slot is None else slot
+        if newest < cast.slots[-1]:
+            self._broken("S2", f"a vote for {cast.slots[-1]} left and is not in the store")
+        if newest < self._newest_stored:
+            self._broken("S4", f"the stored tower went back from {self._newest_stored} to {newest}")
+        self._newest_stored = newest
         if self.world.chance(0.9):
             self.chain.submit(cast)
 
-    def adopted(self, name: str) -> None:
-        self.result.failovers += 1
-        self.world.counts["taken over from another machine" if self._owner != name else "taken again by the same"] += 1
-        self._owner = name
+    def reserved(self, life: str, reserved: Reserved) -> None:
+        """The store confirmed slots to a life."""
+        self.world.counts["blocks: reserved"] += 1
+        self._broken("S7", self._blocks.reserved(life, reserved.first, reserved.last))
+
+    def produced(self, life: str, fence: Fence, slot: int) -> None:
+        """A block left a machine: it bears the life that produced it."""
+        counts = self.world.counts
+        counts["blocks: produced"] += 1
+        self._digest.update(f"{life} {slot}".encode())
+        self._broken("S7", self._blocks.produced(life, slot))
+        if fence.revision != self.backend.look(IDENTITY.address).instance_revision:
+            counts["blocks: produced after another had claimed"] += 1
+
+    def _broken(self, what: str, problem: str | None) -> None:
+        if problem is not None:
+            self.result.broken.append(f"{what}: {problem}")
+
+    def _count_vote(self, machine: Machine, vote: CommittedVote) -> None:
+        counts, decided = self.world.counts, vote.signed.vote
+        counts["vote: of a legacy validator" if machine.legacy else "vote: of this product"] += 1
+        counts["vote: without a timestamp" if decided.timestamp is None else "vote: with a timestamp"] += 1
+        if decided.cast_at_slot != decided.slot:
+            counts["vote: sent again"] += 1
+        if decided.switch_proof is not None:
+            counts["vote: to another fork"] += 1
+        fence = machine.runner.voter.fence
+        if fence is not None and fence.revision != self.backend.look(IDENTITY.address).instance_revision:
+            counts["vote: left after another had claimed"] += 1
+
+    def adopted(self, machine: Machine) -> None:
+        """A life has the identity now."""
+        before, self._owner = self._owner, machine
+        kind = {False: "ours", True: "legacy"}
+        self._digest.update(f"{machine.name} {self.world.now}".encode())
+        if before is None:
+            what = "taken: for the first time"
+        elif before is machine:
+            what = "taken: again by the same machine"
+        else:
+            what = f"taken: by {kind[machine.legacy]} from {kind[before.legacy]}"
+            self.result.failovers += not machine.legacy
+        self.world.counts[what] += 1
+
+    def halted(self, machine: Machine, halt: Halt) -> None:
+        """A life ended, by itself or by order."""
+        counts = self.world.counts
+        counts[f"ended: {halt.reason.value}"] += 1
+        if halt.reason is HaltReason.LOST_FENCE and self.backend.look(IDENTITY.address).instance in self._legacy_ids:
+            counts["ended: lost the fence to a legacy validator"] += 1
+
+    def legacy_id(self, wall_ms: int) -> bytes:
+        """The id of a legacy process that starts now. Two of them in the same millisecond are put apart; see `legacy`."""
+        instance = wall_ms.to_bytes(INSTANCE_BYTES, "little")
+        while instance in self._legacy_ids:
+            wall_ms += 1
+            instance = wall_ms.to_bytes(INSTANCE_BYTES, "little")
+        self._legacy_ids.add(instance)
+        return instance
+
+    def trouble(self, machine: Machine, share: float) -> None:
+        """A write of `machine` is unresolved, or a late copy of one has arrived: now and then the operator acts just then."""
+        rng, others = self.world.rng, [other for other in self.machines if other is not machine and other.up]
+        if others and self.world.chance(share):
+            self.world.counts["set-identity: while a write was unresolved or came late"] += 1
+            self.world.after(rng.choice((0, rng.randint(0, 200 * MS))), rng.choice(others).set_identity)
+        elif self.world.chance(share / 2):
+            self.world.counts["demote: while a write was unresolved or came late"] += 1
+            self.world.after(rng.randint(0, 200 * MS), machine.demote)
 
     # ---- time
 
     def slot(self) -> None:
-        bank = self.chain.grow()
+        bank, root = self.chain.grow(), self.chain.root
         for machine in self.machines:
+            machine.slot(bank.slot + 1)
             if machine.up:
-                machine.tell(lambda unix_s: BankFrozen(bank, unix_s))
-                machine.tell(lambda _: VoteSeen(MAJOR, bank.parent_slot, digest(str(bank.parent_slot))))
-                if bank.slot % 2 == 0 and len(self.chain.banks) > 33:
-                    machine.tell(lambda _: RootAdvanced(self.chain.banks[-33].slot))
+                machine.tell_bank(bank)
+                machine.tell(lambda: VoteSeen(MAJOR, bank.parent_slot, digest(str(bank.parent_slot))))
+                if bank.slot % 2 == 0 and root is not None:
+                    machine.tell(lambda: RootAdvanced(root))
         self.world.after(SLOT, self.slot)
 
     def operate(self) -> None:
         """One act of the operator, or of fate."""
-        rng, counts = self.world.rng, self.world.counts
+        rng = self.world.rng
         machine = rng.choice(self.machines)
-        act = rng.choices(
-            ("set-identity", "both", "start", "kill", "freeze", "cut", "store down", "clock"), (50, 6, 14, 6, 10, 6, 4, 4)
-        )[0]
-        if not machine.up and act in ("set-identity", "both", "kill", "freeze"):
+        act = rng.choices(list(ACTS), list(ACTS.values()))[0]
+        if not machine.up and act in ("set-identity", "kill", "freeze", "restart", "demote"):
             act = "start"
-        counts[act] += 1
+        self._act(act, machine)
+        self.world.after(rng.randint(100 * MS, 1500 * MS), self.operate)
+
+    def _act(self, act: str, machine: Machine) -> None:
+        world, rng, counts = self.world, self.world.rng, self.world.counts
         match act:
             case "set-identity":
                 machine.set_identity()
-            case "both":
+            case "set-identity everywhere":
                 for other in self.machines:
                     if other.up:
                         other.set_identity()
             case "start":
-                if not machine.up:
-                    machine.start(claim=self.world.chance(0.5))
-            case "kill":
+                if machine.up:
+                    return
+                machine.start(world.chance(0.5), rng.choice((0, 0, BEHIND_MAX // 4, BEHIND_MAX)))
+            case "restart":
+                counts["restart: of the one that votes"] += machine.voting
                 machine.kill()
+                machine.start(claim=True, behind=rng.choice((1, 5, BEHIND_MAX)))
+            case "kill":
+                counts["killed while frozen"] += machine.frozen
+                machine.kill()
+            case "demote":
+                machine.demote()
             case "freeze":
-                machine.process.frozen_until = self.world.now + rng.choice((200 * MS, 2 * S, 12 * S))
+                process, duration = machine.process, rng.choice((200 * MS, 2 * S, 12 * S))
+                world.freeze(process, duration)
+                if world.chance(0.1):
+                    world.after(rng.randint(0, duration), lambda: self._kill_frozen(machine, process))
             case "cut":
-                self.network.cut_until[machine.name] = self.world.now + rng.choice((300 * MS, 1 * S, 4 * S))
+                self.network.cut_until[machine.name] = world.now + rng.choice((300 * MS, 1 * S, 4 * S))
+                self._demote_soon(machine)
             case "store down":
-                self.network.store_down_until = self.world.now + rng.choice((300 * MS, 1500 * MS, 3 * S))
+                self.network.store_down_until = world.now + rng.choice((300 * MS, 1500 * MS, 5 * S))
+                for other in self.machines:
+                    self._demote_soon(other)
             case "clock":
-                machine.clock_offset_s = rng.choice((-3600, 0, 5, 3600))
-        self.world.after(rng.randint(100 * MS, 1500 * MS), self.operate)
+                before, machine.clock_offset_s = machine.clock_offset_s, rng.choice((-3600, -30, -2, 0, 0, 3, 30))
+                way = "back" if machine.clock_offset_s < before else "ahead"
+                counts[f"clock {way}, of the one that votes" if machine.voting else f"clock {way}"] += 1
+                return
+        counts[act] += 1
+
+    def _demote_soon(self, machine: Machine) -> None:
+        """The operator does not wait until a machine finds out that it cannot reach the store."""
+
+        def demote() -> None:
+            if machine.up and machine.voting:
+                self.world.counts["demote: without the store"] += 1
+                machine.demote()
+
+        if machine.voting and self.world.chance(0.5):
+            self.world.after(self.world.rng.randint(0, 1 * S), demote)
+
+    def _kill_frozen(self, machine: Machine, process: Process) -> None:
+        if machine.process is process and machine.frozen:
+            self.world.counts["killed while frozen"] += 1
+            machine.kill()
 
     def go(self, failovers: int) -> Result:
         for number, machine in enumerate(self.machines):
             machine.start(claim=number == 0)
         self.world.after(SLOT, self.slot)
         self.world.after(S, self.operate)
-        self.world.run(lambda: self.result.failovers >= failovers or bool(self.result.broken))
+        self.world.run(lambda: self.result.failovers >= failovers or bool(self.result.broken) or bool(self.chain.faults))
         self.result.slots = self.chain.slot
+        self.result.broken += self.chain.faults
         self.result.conflicts = [
             f"{found.kind} at slot {found.slot}: {found.older.last_slot} from {found.older.source}, "
             f"{found.newer.last_slot} from {found.newer.source}"
             for found in self.judge.conflicts
         ]
+        self._digest.update(repr((self.world.now, sorted(self.world.counts.items()))).encode())
         self.result.digest = self._digest.hexdigest()
         return self.result
 
 
-def simulate(seed: int, failovers: int) -> Result:
-    """Run until `failovers` adoptions happened. The same arguments give the same result, to the last byte sent."""
-    return _Run(seed).go(failovers)
+def simulate(seed: int, failovers: int, legacy: int | None = None, trace: Trace | None = None) -> Result:
+    """Run until `failovers` happened. The same arguments give the same result, to the last byte sent."""
+    return Run(seed, legacy, trace).go(failovers)

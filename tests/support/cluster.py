@@ -40,12 +40,12 @@ PATIENCE_S = 20.0
 VOTE_ADDRESSES = ("127.0.0.2", "127.0.0.3")
 
 
-def until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE_S) -> Any:
-    """The first true value of `condition()`; fails with `what` after `timeout` seconds."""
+def until(condition: Callable[[], Any], what: str | Callable[[], str], timeout: float = PATIENCE_S) -> Any:
+    """The first true value of `condition()`; fails with `what`, as it is then, after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() >= deadline:
-            pytest.fail(f"not in {timeout:g} s: {what}")
+            pytest.fail(f"not in {timeout:g} s: {what if isinstance(what, str) else what()}")
         time.sleep(POLL_S)
     return value
 
@@ -263,8 +263,11 @@ class Validator:
             return str(AdminClient(self.folder / "ledger").call("startProgress", timeout=PATIENCE_S))
         return ""
 
-    def wait_running(self) -> Validator:
-        until(lambda: self.progress() == "Running" or not self.running, f"{self.address} runs: {self.log[-2000:]}")
+    def wait_running(self, timeout: float = PATIENCE_S) -> Validator:
+        def settled() -> bool:
+            return self.progress() == "Running" or not self.running
+
+        until(settled, lambda: f"{self.address} runs: {self.log[-2000:]}", timeout)
         assert self.running, self.log
         return self
 
