@@ -47,7 +47,7 @@ REAL_FILES_MAX = 64
 METHODS = (
     "exit", "rpcAddress", "rpcUrl", "setLogFilter", "startTime", "startProgress", "addAuthorizedVoter",
     "addAuthorizedVoterFromBytes", "removeAllAuthorizedVoters", "setIdentity", "setIdentityFromBytes", "contactInfo", "pid",
-    "status",
+    "status", "identityTransitionStatus", "listPlugins", "repairWhitelist",
 )  # fmt: skip
 _PARAMS: dict[str, list[object]] = {
     "setLogFilter": ["info"],

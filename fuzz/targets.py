@@ -262,6 +262,9 @@ class _Validator:
     def contact_info(self) -> Mapping[str, Any]:
         return {"id": PAIR.address}
 
+    def identity_transition(self) -> Mapping[str, Any]:
+        return {"state": "idle"}
+
     def status(self) -> Mapping[str, Any]:
         return {"identity": PAIR.address}
 

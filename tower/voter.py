@@ -463,9 +463,12 @@ class Voter:
         return Check("waited", False, bank.slot, first, reason)
 
     def _timestamp(self, slot: int) -> tuple[int | None, BlockTimestamp]:
-        """The vote's timestamp and what is remembered of it: never going back, none where the clock went back."""
+        """The vote's timestamp and what is remembered of it: never going back, none where the clock went back.
+
+        None before this life's first bank as well, for that brings the clock: 1970 is no time of a vote.
+        """
         last = self._last_timestamp
-        if (slot > last.slot or (slot == 0 and last.slot == 0)) and self._unix_s >= last.timestamp:
+        if self._unix_s and (slot > last.slot or (slot == 0 and last.slot == 0)) and self._unix_s >= last.timestamp:
             return self._unix_s, BlockTimestamp(slot, self._unix_s)
         return None, last
 

@@ -54,6 +54,12 @@ def test_a_change_of_identity_is_told_on_both_sides(on_file: World) -> None:
     assert (again["state"], again["sequence"]) == ("failed", 2)
     assert again["error"] == f"nothing to change: this node votes as {on_file.identity.address} already"
 
+    watched = primary.command("exit", "--force", "--monitor")
+    assert (watched.returncode, watched.stderr) == (0, "")
+    lines = watched.stdout.splitlines()
+    assert (lines[0], lines[-1]) == ("Exit request sent", "The validator has ended")
+    primary.wait_exit(0)
+
     assert theirs(spare, "startProgress") == "Running"
     assert theirs(spare, "exit") is None
     spare.wait_exit(0)

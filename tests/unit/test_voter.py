@@ -333,6 +333,13 @@ def test_a_clock_that_goes_back_gives_a_vote_without_timestamp():
     assert (later.vote.timestamp, later.vote.last_timestamp) == (None, persist.vote.last_timestamp)
 
 
+def test_before_the_first_bank_there_is_no_clock_and_no_timestamp():
+    """A tower that was never stored remembers none either: the vote must not say 1970."""
+    voter, _ = look(None)
+    _, persist = voter.handle(StoreAnswered(Claimed(FENCE, 0, None)))
+    assert (persist.vote.timestamp, persist.vote.last_timestamp) == (None, BlockTimestamp(0, 0))
+
+
 def test_banks_that_freeze_while_a_write_is_under_way_wait_and_then_the_best_is_voted():
     voter = ready()
     (first,) = voter.handle(freeze(1))

@@ -9,14 +9,13 @@ import random
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tower.errors import InvalidInput
-from tower.keys import Keypair, write_keypair_file
+from tests.support.admin import BOUND_S, KEY, Control, raw, until, with_server
+from tower.keys import write_keypair_file
 from tower.validator import admin
 from tower.validator.admin import (
     AdminClient,
@@ -28,84 +27,6 @@ from tower.validator.admin import (
     control_handlers,
 )
 from tower.validator.admin_wire import MAX_REQUEST_BYTES, RequestSplitter
-
-KEY = Keypair.from_seed(bytes([9]) * 32)
-BOUND_S = 10.0
-
-
-class Control:
-    """A validator that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.post_init = True
-        self.told: list[tuple[Any, ...]] = []
-        self.exited = asyncio.Event()
-        self.may_adopt = asyncio.Event()
-        self.may_adopt.set()
-
-    def request_exit(self) -> None:
-        self.exited.set()
-
-    def rpc_address(self) -> str | None:
-        return None
-
-    def rpc_url(self) -> str:
-        return "http://127.0.0.1:1"
-
-    def set_log_filter(self, text: str) -> None:
-        self.told.append(("filter", text))
-
-    def start_time(self) -> float:
-        return 1700000000.5
-
-    def start_progress(self) -> str | Mapping[str, Any]:
-        return "Running"
-
-    def contact_info(self) -> Mapping[str, Any]:
-        return {"id": KEY.address, "gossip": "127.0.0.1:8001"}
-
-    def status(self) -> Mapping[str, Any]:
-        return {"identity": KEY.address, "state": "voting"}
-
-    async def add_authorized_voter(self, voter: Keypair) -> None:
-        if ("voter", voter) in self.told:
-            raise InvalidInput("Authorized voter already present")
-        self.told.append(("voter", voter))
-
-    async def remove_all_authorized_voters(self) -> None:
-        self.told.clear()
-
-    async def set_identity(self, identity: Keypair, require_tower: bool) -> None:
-        self.told.append(("asked", identity))
-        await self.may_adopt.wait()
-        self.told.append(("adopted", identity, require_tower))
-
-
-def with_server(ledger: Path, scenario: Callable[[AdminClient, Control], Awaitable[None]]) -> None:
-    async def run() -> None:
-        control = Control()
-        async with AdminServer(admin_socket(ledger), control_handlers(control)):
-            async with asyncio.timeout(BOUND_S):
-                await scenario(AdminClient(ledger), control)
-        assert not admin_socket(ledger).exists()
-
-    asyncio.run(run())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(BOUND_S):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-async def raw(ledger: Path, data: bytes) -> bytes:
-    """Everything that the server says to `data`, until it or we have nothing more to say."""
-    reader, writer = await asyncio.open_unix_connection(str(admin_socket(ledger)))
-    writer.write(data)
-    writer.write_eof()
-    answer = await reader.read()
-    writer.close()
-    return answer
 
 
 def test_requests_are_cut_at_balanced_brackets_however_they_arrive(rng: random.Random) -> None:
@@ -142,6 +63,7 @@ def test_every_method_answers(tmp_path: Path) -> None:
         assert await client.acall("pid") == os.getpid()
         assert await client.acall("startTime") == {"secs_since_epoch": 1700000000, "nanos_since_epoch": 500000000}
         assert await client.acall("startProgress") == "Running"
+        assert await client.acall("identityTransitionStatus") == {"state": "idle"}
         assert await client.acall("status") == {"identity": KEY.address, "state": "voting"}
         assert await client.acall("setLogFilter", "debug") is None
         info = await client.acall("contactInfo")

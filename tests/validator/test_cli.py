@@ -66,7 +66,8 @@ class Validator:
     def rpc_url(self) -> str:
         return self.url
 
-    def set_log_filter(self, text: str) -> None: ...
+    def set_log_filter(self, text: str) -> None:
+        self.told.append(text)
 
     def start_time(self) -> float:
         return 0.0
@@ -149,13 +150,26 @@ def test_set_identity_from_stdin_and_refused(tmp_path: Path, key_file: Path) -> 
         assert running.told == [PRIMARY]
 
 
-@pytest.mark.parametrize("own_rpc", [False, True])
-def test_the_own_identity_is_watched_by_default(tmp_path: Path, own_rpc: bool) -> None:
-    with validator(tmp_path, CLUSTER, own_rpc=own_rpc) as (_, rpc):
+@pytest.mark.parametrize("plain_http", [False, True])
+def test_the_own_identity_is_watched_by_default(tmp_path: Path, plain_http: bool) -> None:
+    with validator(tmp_path, {**CLUSTER, "getIdentity": {"identity": PRIMARY.address}}, own_rpc=plain_http) as (_, rpc):
         result = call("wait-for-restart-window", "-l", tmp_path)
         assert result.stdout.splitlines()[0] == f"Identity: {OWN.address}"
         assert result.stdout.splitlines()[-1] == "Ready to restart (this node makes no snapshots)"
-        assert ("getIdentity", []) in rpc.calls or not own_rpc
+        assert ("getIdentity", []) not in rpc.calls  # that would be the node that serves the RPC
+
+
+def test_a_validator_of_another_make_is_asked_who_it_is(tmp_path: Path) -> None:
+    with rpc_server(CLUSTER) as rpc:
+
+        async def address() -> str:
+            return rpc.url.removeprefix("http://")
+
+        handlers: dict[str, Handler] = {"rpcAddress": address}
+        with admin_server(tmp_path, handlers):
+            result = call("wait-for-restart-window", "-l", tmp_path)
+        assert result.stdout.splitlines()[0] == f"Identity: {OWN.address}"
+        assert ("getIdentity", []) in rpc.calls
 
 
 def test_not_now_is_an_error(tmp_path: Path) -> None:
@@ -239,17 +253,32 @@ def test_monitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_voters_and_contact_info(tmp_path: Path, key_file: Path) -> None:
     with validator(tmp_path, CLUSTER) as (running, _):
-        assert call("authorized-voter", "add", key_file, "-l", tmp_path).exit_code == 0
+        added = call("authorized-voter", "add", key_file, "-l", tmp_path)
+        assert (added.exit_code, added.stdout) == (0, f"Adding authorized voter path: {key_file.resolve()}\n")
         # as the tool in use takes it: the ledger first
         removed = call("-l", tmp_path, "authorized-voter", "remove-all")
         assert (removed.exit_code, removed.stdout) == (0, "All authorized voters removed\n")
-        assert running.told == [PRIMARY, "none"]
+        added = call("authorized-voter", "add", "-l", tmp_path, stdin=key_file.read_text())
+        assert (added.exit_code, added.stdout) == (0, f"Adding authorized voter: {PRIMARY.address}\n")
+        assert call("set-log-filter", "debug", "-l", tmp_path).exit_code == 0
+        assert running.told == [PRIMARY, "none", PRIMARY, "debug"]
         plain = call("contact-info", "-l", tmp_path).stdout.splitlines()
         assert plain[:3] == [f"Identity: {OWN.address}", "Gossip: 127.0.0.1:8001", "TVU: 0.0.0.0:0"]
         for form, lines in (("json", 14), ("json-compact", 1)):
             out = call("contact-info", "--output", form, "-l", tmp_path).stdout
             assert json.loads(out)["id"] == OWN.address
             assert (len(out.splitlines()) > 1) is (lines > 1)
+
+
+def test_what_failed_is_named_as_the_tool_in_use_names_it(tmp_path: Path, key_file: Path) -> None:
+    for args, failed in (
+        (["authorized-voter", "add", key_file], "add authorized voter request failed: "),
+        (["authorized-voter", "remove-all"], "remove all authorized voters request failed: "),
+        (["set-log-filter", "debug"], "setLogFilter request failed: "),
+    ):
+        result = call(*args, "-l", tmp_path)
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"Error: {failed}{tmp_path}/admin.rpc does not exist")
 
 
 def test_run_is_the_default_and_gets_its_config(tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

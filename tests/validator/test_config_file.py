@@ -152,7 +152,7 @@ def completed(words: str) -> list[str]:
 
 
 def test_commands_and_flags_are_completed():
-    assert completed("set-") == ["set-identity"]
+    assert completed("set-") == ["set-identity", "set-log-filter"]
     assert "--etcd-endpoint" in completed("--etcd-")
     assert "--etcd-endpoint" in completed("run --etcd-")
     assert completed("set-identity --req") == ["--require-tower"]

@@ -211,3 +211,25 @@ def test_of_two_who_decided_on_the_same_reading_one_succeeds(backend: MemoryBack
         guarded.look(IDENTITY.address, T)
     assert [owner.who for owner in guarded.history(IDENTITY.address, T)] == ["first"]
     guarded.close()
+
+
+def test_what_is_told_of_a_life_that_was_given_up_is_its_own(
+    machines: Callable[..., Machine], backend: MemoryBackend
+) -> None:
+    machine = machines(demote=True)
+    machine.take_over()
+    assert machine.votes.given_up == (None, None)  # a spare was given up, which sent nothing
+    machine.freeze_bank(1)
+    assert machine.newest() == 1
+    another_claims(backend)
+    machine.halts.get(timeout=PATIENCE_S)
+    sent, _ = machine.votes.given_up
+    assert sent == machine.sent[-1].slot == 1
+    machine.take_over()
+    machine.freeze_bank(2)
+    assert machine.newest() == 2
+    assert machine.sent[-1].slot == 2
+    assert machine.votes.given_up == (None, None)  # what it voted for once, it did not vote for in the life before this one
+    machine.call(lambda votes: votes.stand_by(votes.spare_identity()))
+    assert machine.votes.given_up[0] == 2
+    assert machine.votes.identity != IDENTITY

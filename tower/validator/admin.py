@@ -59,7 +59,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 SOCKET_MODE = 0o600
-BACKLOG = 16
+BACKLOG = 128  # where it is full, a connect that does not block fails at once
 MAX_CONNECTIONS = 64
 READ_BYTES = 1 << 14
 IDLE_S = 300.0  # that a connection may ask for nothing
@@ -80,7 +80,7 @@ class AdminServer:
         self._calls = AdminCalls(handlers)
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def __aenter__(self) -> AdminServer:
         await self.start()
@@ -116,7 +116,8 @@ class AdminServer:
         if server is None:
             return
         server.close()
-        for task in self._connections:
+        for task, writer in self._connections.items():
+            writer.transport.abort()  # what a client has not taken yet must not hold up the end
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         with contextlib.suppress(FileNotFoundError):
@@ -126,8 +127,8 @@ class AdminServer:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         work = self._serve if len(self._connections) < MAX_CONNECTIONS else self._refuse
         task = asyncio.get_running_loop().create_task(work(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
 
     async def _refuse(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Too many at once: say so and hang up."""
@@ -148,9 +149,6 @@ class AdminServer:
                 await _send(writer, error_object(None, problem.code, str(problem)))
         except ConnectionError:
             log.debug("admin client left before its answer")
-        except asyncio.CancelledError:
-            writer.transport.abort()  # what it has not taken yet must not hold up the end
-            raise
         finally:
             await _close(writer)
 

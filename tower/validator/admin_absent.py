@@ -32,10 +32,10 @@ PLUGIN_METHODS = ("loadPlugin", "unloadPlugin", "reloadPlugin", "listPlugins")
 
 def absent_handlers() -> dict[str, Callable[..., Awaitable[Any]]]:
     """A handler for each such method, whatever its params."""
-    return {
-        **{method: _refuses(METHOD_NOT_FOUND, f"Method not found: {method} is not here: {why}") for method, why in ABSENT.items()},
-        **{method: _refuses(INVALID_REQUEST, NO_PLUGINS) for method in PLUGIN_METHODS},
+    absent = {
+        method: _refuses(METHOD_NOT_FOUND, f"Method not found: {method} is not here: {why}") for method, why in ABSENT.items()
     }
+    return absent | {method: _refuses(INVALID_REQUEST, NO_PLUGINS) for method in PLUGIN_METHODS}
 
 
 def _refuses(code: int, text: str) -> Callable[..., Awaitable[Any]]:

@@ -26,7 +26,7 @@ __all__ = [
 
 SOCKET_NAME = "admin.rpc"
 SOCKET_PATH_MAX = 100  # a Unix socket's address holds 108 bytes on Linux, 104 elsewhere
-MAX_REQUEST_BYTES = 256 << 10  # a keypair as numbers is 256 bytes at most
+MAX_REQUEST_BYTES = 256 << 10
 MAX_ANSWER_BYTES = 4 << 20
 
 PARSE_ERROR = -32700

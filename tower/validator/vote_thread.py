@@ -263,11 +263,12 @@ class VoteThread:
     def _retire(self, runner: Runner, reason: str) -> None:
         if runner is self._runner:
             self._end_leading(reason)
-            sent = self._sent[1] if self._sent is not None and self._sent[0] is runner else None
-            self.given_up = (sent, runner.voter.votes.root if runner.adopted is not None else None)
         if runner.voter.state not in (VoterState.STOPPED, VoterState.STANDBY):
             runner.dispatch(Resign(reason))
         runner.close()
+        if runner is self._runner:
+            sent = self._sent[1] if self._sent is not None and self._sent[0] is runner else None
+            self.given_up = (sent, runner.voter.votes.root if runner.adopted is not None else None)
 
     def newest(self) -> tuple[int, VoteAccountState | None]:
         """The slot of the heaviest bank, and our vote account as that bank knows it."""
