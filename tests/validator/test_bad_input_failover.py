@@ -146,7 +146,7 @@ BAD_CALLS = [
     ("takeOver", ["node.json", "why", False, 1.5, 5], "instance_revision must be of type int"),
     ("takeOver", ["node.json", "why", False, 1, "soon"], "deadline_s must be of type int"),
     ("takeOver", ["node.json", "why", False, 1, 0], "deadline_s must be above 0"),
-    ("takeOver", ["node.json", "why", False, 1, float("nan")], "deadline_s must be above 0"),
+    ("takeOver", ["node.json", "why", False, 1, float("nan")], "Parse error"),  # JSON has no such number
     ("takeOver", ["node.json", "why", False, 1, 10**6], "deadline_s must be above 0"),
     ("rehearseTakeOver", ["node.json"], r"rehearseTakeOver takes \[path, require_tower\]"),
     ("rehearseTakeOver", ["text.json", False], "not a keypair file"),
