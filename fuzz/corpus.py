@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pyetcd import etcdrpc
 
+from fuzz import http2
 from fuzz.targets import HISTORY_HEAD_BYTES, PAIR, VOTE_ACCOUNT
 from tests.support.litesvm import V1_14_11, V3, V4, encode_vote_account
 from tower import _fast, wire
@@ -69,6 +70,7 @@ TOKENS: dict[str, tuple[bytes, ...]] = {
     "sysvars": _NUMBER_TOKENS + _VARINT_TOKENS,
     "reservation": _NUMBER_TOKENS,
     "etcd": _VARINT_TOKENS + tuple(bytes([field << 3 | kind]) for field in (1, 2, 3, 4, 5, 6, 11) for kind in (0, 2)),
+    "http2": http2.TOKENS,
     "admin": (
         *(f'"{method}"'.encode() for method in METHODS),
         *(token.encode() for token in ('"jsonrpc":"2.0"', '"id":', '"method":', '"params":', "[]", "{}", "null", "true")),
@@ -219,6 +221,7 @@ _MAKERS: dict[str, Callable[[random.Random], list[bytes]]] = {
     "sysvars": _sysvars,
     "reservation": _reservations,
     "etcd": _etcd,
+    "http2": http2.seeds,
     "admin": _requests,
 }
 

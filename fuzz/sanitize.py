@@ -3,10 +3,10 @@
     python -m fuzz.sanitize                 the build, and with it the tests that drive `_fast` hardest
     python -m fuzz.sanitize --selftest      only the proof that a wrong build is caught
 
-Everything happens in build/sanitize: the package is copied there and `_fast` is built into the copy with
+Everything happens in build/sanitize: the package is copied there and its extensions are built into the copy with
 `TOWER_SANITIZE=1`, so the environment in use keeps its own. Before the tests run, two wrong builds must be caught: one of
-`_fast` without the length check of `take` (AddressSanitizer) and with lockouts as a signed shift (UBSan). A sanitizer
-that is preloaded wrongly reports nothing, and nothing is what a green run shows.
+`_read` without the length check of `take` (AddressSanitizer), one of `_fast` with lockouts as a signed shift (UBSan). A
+sanitizer that is preloaded wrongly reports nothing, and nothing is what a green run shows.
 
 Where gcc has no AddressSanitizer the run ends with a line that says so, and status 0.
 """
@@ -36,9 +36,10 @@ BUILD_S_MAX = 600
 TEST_TIMEOUT_S = 900  # of one test: the sanitizers take a multiple of the time
 NATIVE_EXECUTIONS = 200_000
 
-# (what a wrong build loses, right text, wrong text, code that must be caught, the report that it must end with)
+# (file of tower, what a wrong build loses, right text, wrong text, code that must be caught, the report that it must end with)
 WRONG = (
     (
+        "_read.pyx",
         "the length check of take",
         "    if count > data.left:\n        raise WireError(data.at - data.start, f\"the data ends early",
         "    if False:\n        raise WireError(data.at - data.start, f\"the data ends early",
@@ -46,6 +47,7 @@ WRONG = (
         "AddressSanitizer: heap-buffer-overflow",
     ),
     (
+        "_fast.pyx",
         "the width of a lockout",
         "lockout = <uint64_t>1 << self.confirmations[self.depth - 1]",
         "lockout = <uint64_t>(<int>1 << self.confirmations[self.depth - 1])",
@@ -84,11 +86,11 @@ def _environment(preload: str) -> dict[str, str]:
     }
 
 
-def _build(folder: Path, wrong: tuple[str, str] | None = None) -> None:
-    """A copy of the package in `folder`, with `_fast` built for the sanitizers; `wrong` is a text to replace in it."""
+def _build(folder: Path, wrong: tuple[str, str, str] | None = None) -> None:
+    """A copy of the package in `folder`, built for the sanitizers; `wrong` is a file, a text in it, and what to put there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    leave = shutil.ignore_patterns("_fast.c", "_fast*.so", "__pycache__")
+    leave = shutil.ignore_patterns("_*.c", "_*.so", "__pycache__")
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -96,11 +98,12 @@ def _build(folder: Path, wrong: tuple[str, str] | None = None) -> None:
         elif source.exists():
             shutil.copy(source, folder / name)
     if wrong is not None:
-        module = folder / "tower" / "_fast.pyx"
+        name, right, other = wrong
+        module = folder / "tower" / name
         text = module.read_text()
-        if text.count(wrong[0]) != 1:
-            raise SystemExit(f"fuzz/sanitize.py: the self-test no longer fits tower/_fast.pyx: {wrong[0]!r} is not there once")
-        module.write_text(text.replace(*wrong))
+        if text.count(right) != 1:
+            raise SystemExit(f"fuzz/sanitize.py: the self-test no longer fits tower/{name}: {right!r} is not there once")
+        module.write_text(text.replace(right, other))
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     built = subprocess.run(
         command,
@@ -123,9 +126,9 @@ def _run(folder: Path, preload: str, *arguments: str) -> subprocess.CompletedPro
 
 
 def _selftest(preload: str) -> bool:
-    for loses, right, wrong, code, report in WRONG:
+    for name, loses, right, wrong, code, report in WRONG:
         folder = FOLDER / "wrong"
-        _build(folder, (right, wrong))
+        _build(folder, (name, right, wrong))
         done = _run(folder, preload, "-c", code)
         if done.returncode == 0 or report not in done.stderr:
             print(f"self-test: without {loses} nothing was caught:\n{done.stdout}{done.stderr}")

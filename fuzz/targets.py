@@ -15,6 +15,7 @@ account      padding changes nothing; what landed can be adopted or is refused
 sysvars      slot hashes encode to the same bytes; a slot history too, and restoring over it is sound
 reservation  what is read encodes to the same bytes; a leader that loads it asks for nothing below its mark
 etcd         an accepted range answer says what protobuf says
+http2        `fuzz.http2`: cut into other pieces the same bytes do the same; what is kept stays small
 admin        every answer is one line of strict JSON-RPC, never an internal error; requests are the same
              however the stream is cut, and never longer than the bound
 ===========  =============================================================================================
@@ -40,6 +41,7 @@ from unittest.mock import patch
 from google.protobuf.message import DecodeError
 from pyetcd import etcdrpc
 
+from fuzz.http2 import http2_said
 from tower import _fast, _reference, wire
 from tower._bytes import Writer
 from tower.errors import InvalidInput, TowerError, WireError
@@ -109,8 +111,13 @@ def saved_tower(data: bytes) -> bool:
         require(refused is not None and described is not None, "bytes that cannot be read were accepted")
         return False
     json.dumps(description)
-    found, _, body_at = read
+    found, signature, body_at = read
     for twin in TWINS:
+        saved = twin.read_saved_tower(data)
+        require((saved.signature, saved.body_at, saved.generation) == (signature, body_at, found.generation), "another layout")
+        told = (saved.identity, saved.root, saved.last_voted_slot)
+        require(told == (found.identity, found.root, found.last_voted_slot), "tells something else than it holds")
+        attempt(twin.TowerVoteState.of_saved, saved)
         require(twin.encode_tower_body(found, found.generation) == data[body_at:], "encodes to other bytes")
     if attempt(require_well_formed, found)[1] is None:
         TowerVoteState(found.votes, found.root)
@@ -238,6 +245,13 @@ def etcd_answer(data: bytes) -> bool:
     return answer is not None or watched is not None or any(written)
 
 
+def http2(data: bytes) -> bool:
+    try:
+        return http2_said(data)
+    except AssertionError as broken:
+        raise Finding(str(broken)) from broken
+
+
 class _Validator:
     """A validator that does nothing that it is told."""
 
@@ -363,6 +377,7 @@ TARGETS: dict[str, Callable[[bytes], bool]] = {
     "sysvars": sysvars,
     "reservation": reservation,
     "etcd": etcd_answer,
+    "http2": http2,
     "admin": admin_rpc,
 }
 MAX_BYTES = {  # of an input, in a guided run
@@ -373,5 +388,6 @@ MAX_BYTES = {  # of an input, in a guided run
     "sysvars": 1024,
     "reservation": 64,
     "etcd": 1024,
+    "http2": 1024,
     "admin": 1024,
 }

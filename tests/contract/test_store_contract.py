@@ -40,16 +40,16 @@ Open = Callable[[], Store]
 both_kinds = pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
 
 
-@pytest.fixture(params=["memory", "file", "etcd"])
+@pytest.fixture(params=["memory", "file", "etcd", "etcd-grpc"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens further clients of one and the same store."""
     opened: list[Store] = []
     backend = MemoryBackend()
-    server = request.getfixturevalue("etcd_server") if request.param == "etcd" else None
+    server = request.getfixturevalue("etcd_server") if request.param.startswith("etcd") else None
 
     def open_one() -> Store:
         if server is not None:
-            opened.append(open_store(server))
+            opened.append(open_store(server, transport="grpc" if request.param == "etcd-grpc" else "http2"))
         else:
             opened.append(MemoryStore(backend) if request.param == "memory" else FileStore(tmp_path / "towers"))
         return opened[-1]

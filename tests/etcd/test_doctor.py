@@ -16,6 +16,7 @@ import pytest
 from tests.support.etcd import guide_shaped_certificates, open_store, pems, run_etcd, run_etcd_cluster, wait_until
 from tower.localnet.etcd_server import EtcdCluster, EtcdServer
 from tower.store import Claimed, Owner
+from tower.stores import _etcd_messages as pb
 from tower.validator.cert_files import certificate_pem, load_certificates, load_key
 from tower.validator.certs import Authority, make_certificates, sign
 from tower.validator.cli import main
@@ -123,7 +124,8 @@ def test_unasked_it_writes_nothing(own_etcd: EtcdServer, doctor: Doctor) -> None
 def keys(server: EtcdServer) -> list[bytes]:
     store = open_store(server)
     try:
-        return sorted(meta.key for _, meta in store._links.current.client.get_all())
+        everything = store._links.current.call("range", pb.range_request(b"\0", b"\0", keys_only=True), T)
+        return sorted(entry.key for entry in pb.decode_range(everything).kvs)
     finally:
         store.close()
 

@@ -14,11 +14,17 @@ from tower.errors import StoreUnavailable
 from tower.localnet.etcd_server import EtcdServer
 from tower.store import ABSENT, Claimed, Committed, Owner, Refusal, Refused, Unknown
 from tower.stores import _etcd_messages as pb
-from tower.stores.etcd import EtcdStore
+from tower.stores.etcd import TRANSPORTS, EtcdStore
 
 T = 10.0
 OWNER = Owner("primary", "start", at_ms=1)
 Open = Callable[..., EtcdStore]
+
+
+@pytest.fixture(params=TRANSPORTS, autouse=True)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here holds on both ways to etcd."""
+    monkeypatch.setenv("TOWER_ETCD_TRANSPORT", request.param)
 
 
 @pytest.fixture
@@ -179,7 +185,7 @@ def test_a_legacy_validator_and_ours_fence_each_other(etcd_store: Open, identity
     legacy = (1_700_000_000_000).to_bytes(8, "little")
 
     def legacy_txn(request: bytes, reads: tuple[int, int]) -> pb.TxnAnswer:
-        return pb.decode_txn(store._links.current.txn(request, timeout=T), reads)
+        return pb.decode_txn(store._links.current.call("txn", request, T), reads)
 
     load = legacy_txn(pb.txn(success=[pb.put_op(instance_key, legacy)]), (0, 0))
     assert wait_until(lambda: lost, "the watch sees the legacy claim") == [load.revision]

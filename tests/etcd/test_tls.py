@@ -11,10 +11,16 @@ from tests.support.etcd import cfssl_certificates, guide_shaped_certificates, op
 from tower.errors import InvalidInput, StoreError, StoreUnavailable
 from tower.localnet.etcd_server import EtcdServer, free_port
 from tower.store import Claimed, Committed, Owner, Unknown
-from tower.stores.etcd import EtcdStore
+from tower.stores.etcd import TRANSPORTS, EtcdStore
 from tower.validator.certs import make_certificates
 
 T = 10.0
+
+
+@pytest.fixture(params=TRANSPORTS, autouse=True)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here holds on both ways to etcd."""
+    monkeypatch.setenv("TOWER_ETCD_TRANSPORT", request.param)
 
 
 @pytest.mark.parametrize("make", [guide_shaped_certificates, cfssl_certificates])

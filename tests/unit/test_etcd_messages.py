@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,48 @@ def test_range_and_watch_read_as_they_were_meant(key: bytes, end: bytes, limit: 
     assert read == etcdrpc.RangeRequest(key=key, range_end=end, limit=limit, keys_only=True)
     watch = etcdrpc.WatchRequest.FromString(pb.watch_create(key, revision))
     assert watch.create_request == etcdrpc.WatchCreateRequest(key=key, start_revision=revision)
+
+
+WRITES = st.lists(st.tuples(REVISION | st.just(0), BYTES), min_size=1, max_size=4)
+
+
+@given(fenced=st.lists(BYTES, max_size=3), key=BYTES, writes=WRITES)
+def test_a_fenced_put_is_the_transaction_of_its_parts(fenced: list[bytes], key: bytes, writes: list[tuple[int, bytes]]) -> None:
+    compares = [pb.compare_value(key, each) for each in fenced]
+    put = pb.FencedPut(fenced=compares, key=key, failure=[pb.range_op(key)])
+    for expected, record in writes:  # with parts that were made for the one before
+        whole = pb.txn([*compares, pb.compare_mod_revision(key, expected)], [pb.put_op(key, record)], [pb.range_op(key)])
+        assert put.request(expected, record) == whole
+
+
+def outcome_of(decode: Callable[[bytes], pb.TxnAnswer], data: bytes) -> object:
+    try:
+        return decode(data)
+    except WireError as problem:
+        return str(problem)
+
+
+@given(
+    member=st.integers(0, (1 << 64) - 1),
+    revisions=st.lists(REVISION | st.integers(1, 300), min_size=2, max_size=5),
+    at=st.integers(0, 200),
+    byte=st.integers(0, 255),
+)
+def test_an_answer_that_is_alike_reads_as_it_would_anew(member: int, revisions: list[int], at: int, byte: int) -> None:
+    put = pb.FencedPut(fenced=[], key=b"k", failure=[pb.range_op(b"i"), pb.range_op(b"k")])
+    for revision in revisions:
+        header = etcdrpc.ResponseHeader(cluster_id=7, member_id=member, revision=revision, raft_term=3)
+        written = etcdrpc.ResponseOp(response_put=etcdrpc.PutResponse(header=etcdrpc.ResponseHeader(revision=revision)))
+        data = etcdrpc.TxnResponse(header=header, succeeded=True, responses=[written]).SerializeToString()
+        assert put.decode(data) == pb.TxnAnswer(revision, True, ())
+        changed = data[: at % len(data)] + bytes([byte]) + data[at % len(data) + 1 :]
+        for other in (changed, data[:-1], data + data[-3:]):
+            assert outcome_of(put.decode, other) == outcome_of(lambda each: pb.decode_txn(each, (2, 0)), other)
+        nothing = [etcdrpc.ResponseOp(response_range=etcdrpc.RangeResponse()) for _ in range(2)]
+        refused = etcdrpc.TxnResponse(header=header, succeeded=False, responses=nothing).SerializeToString()
+        padded = refused + b"\x7a" + bytes([max(0, len(data) - len(refused) - 2)]) + bytes(max(0, len(data) - len(refused) - 2))
+        for other in (refused, padded):  # the latter has the length of a commit's
+            assert put.decode(other) == pb.TxnAnswer(revision, False, (None, None))
 
 
 @given(header=HEADER, succeeded=st.booleans(), found=st.lists(st.none() | KEY_VALUE, max_size=4), puts=st.integers(0, 3))

@@ -100,19 +100,19 @@ def decode_owner(data: bytes | None, instance: bytes | None = None) -> Owner | N
 
 
 class Deadline:
-    """A point on the monotonic clock, `seconds` from now."""
+    """The point `at` on the monotonic clock, `seconds` from now."""
 
-    __slots__ = ("_at",)
+    __slots__ = ("at",)
 
     def __init__(self, seconds: float) -> None:
-        self._at = time.monotonic() + seconds
+        self.at = time.monotonic() + seconds
 
     def left(self) -> float:
         """Seconds left, never below zero."""
-        return max(0.0, self._at - time.monotonic())
+        return max(0.0, self.at - time.monotonic())
 
     def passed(self) -> bool:
-        return time.monotonic() >= self._at
+        return time.monotonic() >= self.at
 
 
 class LostOnce:

@@ -1,42 +1,53 @@
-"""Connections to etcd endpoints, one request over all of them, and what their errors mean to an operator.
+"""The fallback way to etcd, and the one of the tools that look at it: the channel of an etcd client library on gRPC.
 
-Of the etcd client library it takes the client and its channel; requests go over that channel as ready bytes. The
+Of the library it takes the client and its channel; requests go over that channel as ready bytes. The
 library is `pyetcd` (etcd-sdk-python), else `etcd3`: the same API, and nothing is used here that only one of them has.
 Their own watch is not used: etcd3's retries a dead endpoint without a pause and never ends its thread, pyetcd's shuts
 an endpoint out for five minutes of wall clock after one failure.
 
-Certificates and keys stay in memory: they never pass through a temporary file, nor through the library.
+Certificates and keys stay in memory: they never pass through a temporary file, nor through the library. Importing this
+module imports gRPC, so the store does it only where it was told to go this way.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import time
-from collections.abc import Callable, Sequence
+import queue
+from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: its C core writes to stderr otherwise
 
 import grpc  # type: ignore[import-untyped]
 
-from tower.errors import InvalidInput, WireError
-from tower.stores._common import Deadline
+from tower.errors import WireError
+from tower.stores._etcd_call import (
+    CLOSED,
+    EXPIRED,
+    KEEPALIVE_S,
+    KEEPALIVE_TIMEOUT_S,
+    METADATA,
+    NO_ANSWER,
+    NO_NAME,
+    NO_PAIR,
+    NO_TLS,
+    REFUSED,
+    REFUSED_OURS,
+    WRONG_AUTHORITY,
+    WRONG_NAME,
+    CallFailed,
+    explain_status,
+)
+from tower.stores._etcd_tls import check_pem
 
-__all__ = ["CALL_ERRORS", "LIBRARY", "METADATA", "Exchange", "Link", "Links", "explain", "read_credentials"]
+__all__ = ["CALL_ERRORS", "LIBRARY", "METADATA", "Link", "explain", "read_credentials"]
 
-BACKOFF_FIRST, BACKOFF_MAX = 0.01, 0.2  # seconds between two rounds over all endpoints
 CONNECT_MS = 1000  # that a connection may take before the next address or try
 RECONNECT_MS_MAX = 1000
-KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 6000, 2000  # etcd closes connections that ping more often than every 5 s
-METADATA = (("hasleader", "true"),)  # a member without a leader says so at once, instead of letting us wait
-
+GRACE_S = 0.1  # for gRPC to say that the time is over
 CALL_ERRORS = (grpc.RpcError, grpc.FutureCancelledError)
-CLOSED = "the store is closed"
-NO_ANSWER = "no answer in time; check that it is running and has a leader"
-
-T = TypeVar("T")
 
 
 def _library() -> ModuleType:
@@ -52,10 +63,7 @@ LIBRARY = _etcd.__name__
 
 def read_credentials(ca_cert: bytes, cert: bytes, key: bytes) -> Any:
     """gRPC's credentials of PEM bytes; `InvalidInput` names the flag of what is no PEM."""
-    pems = {"--etcd-cacert-file": ca_cert, "--etcd-cert-file": cert, "--etcd-key-file": key}
-    for flag, data in pems.items():
-        if b"-----BEGIN " not in data:
-            raise InvalidInput(f"{flag}: no PEM file: it has no line -----BEGIN ...-----")
+    check_pem(ca_cert, cert, key)
     return grpc.ssl_channel_credentials(ca_cert, key, cert)
 
 
@@ -85,8 +93,8 @@ class Link:
             ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
-            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            ("grpc.keepalive_time_ms", int(KEEPALIVE_S * 1000)),
+            ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.enable_retries", 0),
             ("grpc.enable_http_proxy", 0),
@@ -94,61 +102,109 @@ class Link:
         ]
         self.client = _client(self.host, port, credentials, options, attempt_timeout)
         channel = self.client.channel
-        self.txn = channel.unary_unary("/etcdserverpb.KV/Txn")
+        self.txn = self.put = channel.unary_unary("/etcdserverpb.KV/Txn")
         self.range = channel.unary_unary("/etcdserverpb.KV/Range")
         self.watch = channel.stream_stream("/etcdserverpb.Watch/Watch")
 
+    def begin(self, method: str, request: bytes, timeout: float) -> _GrpcCall:
+        """Send a request without waiting."""
+        try:
+            future = getattr(self, method).future(request, timeout=timeout, metadata=METADATA)
+        except ValueError:  # the channel was closed
+            future = None
+        return _GrpcCall(future, self.domain_name)
 
-class Links:
-    """All endpoints, and the one in use: the first that answers stays in use until it fails."""
+    def call(self, method: str, request: bytes, timeout: float) -> bytes:
+        """One request and its answer, at this endpoint alone. Raises `CallFailed`."""
+        answer = self.begin(method, request, timeout).answer(timeout + GRACE_S)
+        if answer is None:
+            raise CallFailed(NO_ANSWER)
+        return answer
 
-    def __init__(self, links: Sequence[Link], attempt_timeout: float) -> None:
-        self.all = tuple(links)
-        self.attempt_timeout = attempt_timeout
-        self.closed = False
-        self._current = 0
-
-    @property
-    def current(self) -> Link:
-        return self.all[self._current]
-
-    def leave(self, link: Link) -> None:
-        """Go on to the endpoint after `link`, which has failed."""
-        if link is self.current:
-            self._current = (self._current + 1) % len(self.all)
+    def session(self) -> _GrpcSession:
+        """Calls beside those of the store, over the same channel."""
+        return _GrpcSession(self)
 
     def close(self) -> None:
-        self.closed = True
-        for link in self.all:
-            link.client.close()
+        """Give up the channel, from any thread."""
+        self.client.close()
+
+
+class _GrpcCall:
+    def __init__(self, future: Any, domain_name: str) -> None:
+        self._future, self._domain_name = future, domain_name
+
+    def answer(self, timeout: float) -> bytes | None:
+        if self._future is None:
+            raise CallFailed(CLOSED, True)
+        try:
+            answer: bytes = self._future.result(timeout)
+            return answer
+        except grpc.FutureTimeoutError:
+            return None
+        except CALL_ERRORS as problem:
+            raise CallFailed(*explain(problem, self._domain_name)) from None
+
+    def fileno(self) -> int:
+        return -1  # gRPC reads its socket in threads of its own
+
+    def cancel(self) -> None:
+        if self._future is not None:
+            self._future.cancel()
+
+
+class _GrpcSession:
+    """The calls of a watch."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._stopped = False
+        self._stream: Any = None
+
+    def call(self, method: str, request: bytes, timeout: float) -> bytes:
+        return self._link.call(method, request, timeout)
+
+    def watch(self, request: bytes) -> Iterator[bytes]:
+        requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        requests.put(request)
+
+        def outgoing() -> Iterator[bytes]:
+            while (each := requests.get()) is not None:
+                yield each
+
+        try:
+            self._stream = stream = self._link.watch(outgoing(), metadata=METADATA)
+        except ValueError:  # the channel was closed
+            raise CallFailed(CLOSED, True) from None
+        try:
+            if not self._stopped:
+                yield from stream
+        except CALL_ERRORS as problem:
+            raise CallFailed(*explain(problem, self._link.domain_name)) from None
+        finally:
+            stream.cancel()
+            requests.put(None)  # ends the thread of gRPC that reads `outgoing`
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def close(self) -> None:
+        self.stop()
 
 
 HINTS = (  # what gRPC says, what it means, and whether trying again cannot help
-    ("Hostname Verification", "its certificate is not for {domain!r}; check --etcd-domain-name", True),
-    ("certificate has expired", "certificate verify failed: it has expired; make new certificates", True),
-    (
-        "CERTIFICATE_VERIFY_FAILED",
-        "certificate verify failed: it is not by the authority in use; check --etcd-cacert-file",
-        True,
-    ),
-    ("ALERT_", "it refused our certificate; check --etcd-cert-file and --etcd-key-file", True),
-    ("CERTIFICATE_REQUIRED", "it refused our certificate; check --etcd-cert-file and --etcd-key-file", True),
-    (
-        "Failed to create security handshaker",
-        "certificate and key do not belong together; check --etcd-cert-file and --etcd-key-file",
-        True,
-    ),
-    ("WRONG_VERSION_NUMBER", "no TLS spoken there; check --etcd-endpoint", True),
-    ("Connection refused", "connection refused; check --etcd-endpoint and that etcd is running", False),
-    ("errors resolving", "host name not found; check --etcd-endpoint", False),
-    ("database space exceeded", "its disk quota is used up; compact, defragment and disarm its alarm", False),
+    ("Hostname Verification", WRONG_NAME, True),
+    ("certificate has expired", EXPIRED, True),
+    ("CERTIFICATE_VERIFY_FAILED", WRONG_AUTHORITY, True),
+    ("ALERT_", REFUSED_OURS, True),
+    ("CERTIFICATE_REQUIRED", REFUSED_OURS, True),
+    ("Failed to create security handshaker", NO_PAIR, True),
+    ("WRONG_VERSION_NUMBER", NO_TLS, True),
+    ("Connection refused", REFUSED, False),
+    ("errors resolving", NO_NAME, False),
 )
-CODE_HINTS = {
-    grpc.StatusCode.DEADLINE_EXCEEDED: (NO_ANSWER, False),
-    grpc.StatusCode.UNAUTHENTICATED: ("it wants a user's login: {details}; check --etcd-cert-file", True),
-    grpc.StatusCode.PERMISSION_DENIED: ("it does not permit this: {details}; check --etcd-cert-file", True),
-    grpc.StatusCode.UNIMPLEMENTED: ("no etcd of version 3 there: {details}; check --etcd-endpoint", True),
-}
 
 
 def explain(problem: Exception, domain_name: str) -> tuple[str, bool]:
@@ -158,76 +214,7 @@ def explain(problem: Exception, domain_name: str) -> tuple[str, bool]:
     if not isinstance(problem, grpc.RpcError):
         return CLOSED, True
     code, details = problem.code(), problem.details() or ""
-    if code in CODE_HINTS:
-        text, hopeless = CODE_HINTS[code]
-        return text.format(details=details), hopeless
     for mark, text, hopeless in HINTS:
-        if mark in details:
+        if mark in details and code is grpc.StatusCode.UNAVAILABLE:
             return text.format(domain=domain_name), hopeless
-    return f"{code.name}: {details}", False
-
-
-class Exchange(Generic[T]):
-    """One request, sent again over all endpoints with the same bytes until one answers or `deadline` has passed.
-
-    The first copy is on its way when the constructor returns. A copy without an answer may still take effect later, so
-    a caller whose request changes something must be able to tell from a later answer what an earlier copy did.
-    """
-
-    def __init__(
-        self,
-        links: Links,
-        method: str,
-        request: bytes,
-        decode: Callable[[bytes], T],
-        deadline: Deadline,
-        *,
-        may_give_up: bool,
-    ) -> None:
-        self._links, self._method, self._request, self._decode = links, method, request, decode
-        self._deadline = deadline
-        self._may_give_up = may_give_up  # where no endpoint can ever answer; only if nothing can have happened
-        self._causes: dict[str, str] = {}
-        self._hopeless: set[str] = set()
-        self._backoff = BACKOFF_FIRST
-        self._begin()
-
-    def _begin(self) -> None:
-        self._link = self._links.current
-        self._timeout = timeout = min(self._links.attempt_timeout, self._deadline.left())
-        try:
-            self._future = getattr(self._link, self._method).future(self._request, timeout=timeout, metadata=METADATA)
-        except ValueError:  # the channel was closed
-            self._future = None
-
-    def result(self, wait: Deadline) -> T | None:
-        """The answer; `None` if there was none before `wait` or the deadline had passed, or none can come."""
-        while self._future is not None:
-            try:
-                return self._decode(self._future.result(min(wait.left(), self._deadline.left() + 0.1)))
-            except grpc.FutureTimeoutError:
-                self._causes.setdefault(self._link.name, NO_ANSWER)
-                return None
-            except (*CALL_ERRORS, WireError) as problem:
-                text, hopeless = explain(problem, self._link.domain_name)
-            if self._timeout < self._links.attempt_timeout and text == NO_ANSWER:
-                self._causes.setdefault(self._link.name, text)  # cut short by the end of time: says little
-            else:
-                self._causes[self._link.name] = text
-            (self._hopeless.add if hopeless else self._hopeless.discard)(self._link.name)
-            self._links.leave(self._link)
-            if self._links.closed or self._deadline.passed() or wait.passed():
-                return None
-            if len(self._causes) == len(self._links.all):
-                if self._may_give_up and len(self._hopeless) == len(self._links.all):
-                    return None
-                time.sleep(min(self._backoff, wait.left(), self._deadline.left()))
-                self._backoff = min(2 * self._backoff, BACKOFF_MAX)
-            self._begin()
-        return None
-
-    def cause(self) -> str:
-        """Why there is no answer: every endpoint that was tried, with what it said last."""
-        if self._links.closed:
-            return CLOSED
-        return "; ".join(f"etcd {name}: {text}" for name, text in self._causes.items())
+    return explain_status(code.name, details)

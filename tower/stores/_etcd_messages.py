@@ -22,6 +22,7 @@ from typing import NamedTuple
 from tower.errors import WireError
 
 __all__ = [
+    "FencedPut",
     "KeyValue",
     "RangeAnswer",
     "TxnAnswer",
@@ -47,6 +48,8 @@ COMPARE_MOD, COMPARE_VALUE = 2, 3  # Compare.target; Compare.result EQUAL is 0 a
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -96,6 +99,87 @@ def txn(compare: Sequence[bytes] = (), success: Sequence[bytes] = (), failure: S
     """A `TxnRequest`."""
     groups = ((1, compare), (2, success), (3, failure))
     return b"".join(_bytes(field, message) for field, group in groups for message in group)
+
+
+class FencedPut:
+    """Transactions that put one key if the comparisons `fenced` hold and the key is at the revision that is expected.
+
+    What they have in common is made once. `request` is what `txn` would make of the parts, `decode` what `decode_txn` would.
+    """
+
+    def __init__(self, *, fenced: Sequence[bytes], key: bytes, failure: Sequence[bytes]) -> None:
+        self._fenced = txn(compare=fenced)
+        self._compare = compare_mod_revision(key, 0)[:-1]  # without the revision, its last field
+        self._key = _bytes(1, key)
+        self._failure = txn(failure=failure)
+        self._ranges = len(failure), 0
+        self._sizes = (-1, -1)
+        self._begin = self._middle = b""
+        self._known: _PutAnswer | None = None
+
+    def request(self, expected: int, record: bytes) -> bytes:
+        """The `TxnRequest` that puts `record` if the key is at revision `expected`."""
+        revision = _varint(expected)
+        sizes = len(revision), len(record)
+        if sizes != self._sizes:
+            self._sizes, (self._begin, self._middle) = sizes, self._around(*sizes)
+        return b"".join((self._begin, revision, self._middle, record, self._failure))
+
+    def _around(self, revision: int, record: int) -> tuple[bytes, bytes]:
+        """What stands before a revision of so many bytes, and between it and a record of so many."""
+        put = self._key + _varint(2 << 3 | BYTES) + _varint(record)  # a PutRequest: key, and value (2) without its content
+        operation = _varint(2 << 3 | BYTES) + _varint(len(put) + record) + put  # a RequestOp: request_put (2)
+        compare = _varint(1 << 3 | BYTES) + _varint(len(self._compare) + revision) + self._compare
+        return self._fenced + compare, _varint(2 << 3 | BYTES) + _varint(len(operation) + record) + operation
+
+    def decode(self, data: bytes) -> TxnAnswer:
+        """The `TxnResponse` on a `request`. One that differs from the last one in its revision alone is not read anew."""
+        known = self._known
+        revision = None if known is None else known.revision_in(data)
+        if revision is not None:
+            return TxnAnswer(revision, True, ())
+        answer = decode_txn(data, self._ranges)
+        if answer.succeeded:
+            self._known = _PutAnswer.of(data, answer.revision)
+        return answer
+
+
+class _PutAnswer(NamedTuple):
+    """The answer of a write that has committed: bytes, a revision of `size` bytes, bytes, the revision again, bytes.
+
+    The same member's next answer has other revisions and nothing else. All its other bytes are compared.
+    """
+
+    before: bytes
+    between: bytes
+    after: bytes
+    size: int
+
+    @classmethod
+    def of(cls, data: bytes, revision: int) -> _PutAnswer | None:
+        """The shape of the answer `data`; `None` if it is not the usual one."""
+        number, another = _varint(revision), revision - 1 if revision > 1 else revision + 1
+        other, mark = _varint(another), b"\x18"  # revision (3) of a header
+        if data.count(mark + number) != 2 or len(other) != len(number):
+            return None
+        first = data.index(mark + number) + 1
+        second = data.index(mark + number, first) + 1
+        shape = cls(data[:first], data[first + len(number) : second], data[second + len(number) :], len(number))
+        try:  # those are the revisions, if with another number there it is this answer with another revision
+            read = decode_txn(other.join((shape.before, shape.between, shape.after)), (0, 0))
+        except WireError:
+            return None
+        return shape if read == TxnAnswer(another, True, ()) else None
+
+    def revision_in(self, data: bytes) -> int | None:
+        """The revision, if `data` is this answer with another one; else `None`."""
+        before, between, after, size = self
+        first = len(before)
+        number = data[first : first + size]
+        if data != number.join((before, between, after)):
+            return None
+        revision, end = _read_varint(data, first)
+        return revision if end == first + size and 0 < revision < U64 >> 1 else None
 
 
 def watch_create(key: bytes, start_revision: int) -> bytes:

@@ -31,17 +31,18 @@ therefore sent again with the *same bytes*, and its own effect is recognised: a 
 its record under the fence. `Refused` comes only from an answer, never from an error, and says that this write cannot
 commit any more. (A fenced one whose earlier copy got no answer may have committed *before* it was fenced; then the new
 owner has read it. It must not be released either way.)
+
+**The way there** is `_etcd_http2`, a small client of our own; with `transport="grpc"`, or TOWER_ETCD_TRANSPORT=grpc in the
+environment, it is gRPC's. Both send the same bytes under the same rules.
 """
 
 from __future__ import annotations
 
 import os
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from tower.errors import InvalidInput, StoreError, StoreUnavailable, WireError
+from tower.errors import InvalidInput, StoreError, StoreUnavailable
 from tower.store import (
     ABSENT,
     INSTANCE_BYTES,
@@ -57,46 +58,23 @@ from tower.store import (
     Unknown,
 )
 from tower.stores import _etcd_messages as pb
-from tower.stores._common import CLOSE_WAIT, Deadline, LostOnce, check_identity, decode_owner, encode_owner, is_address
-from tower.stores._etcd_link import (
-    BACKOFF_FIRST,
-    CALL_ERRORS,
-    CLOSED,
-    LIBRARY,
-    METADATA,
-    RECONNECT_MS_MAX,
-    Exchange,
-    Link,
-    Links,
-    read_credentials,
-)
+from tower.stores._common import Deadline, decode_owner, encode_owner
+from tower.stores._etcd_call import CLOSED, Link
+from tower.stores._etcd_exchange import Exchange, Links
+from tower.stores._etcd_keys import Keys, identity_of
+from tower.stores._etcd_watch import EtcdWatch
 from tower.stores._notes import NOTES_MAX, check_note
 
-__all__ = ["LIBRARY", "EtcdStore"]
+__all__ = ["TRANSPORTS", "EtcdStore"]
+
+TRANSPORTS = ("http2", "grpc")
 
 HISTORY_PAGE, HISTORY_PAGES_MAX = 500, 200  # claims in one read, and reads; 100 000 claims are centuries of failovers
 LIST_PAGE, LIST_PAGES_MAX = 200, 5000  # keys in one read, and reads, of a list of the identities
 RECORD_BYTES_MAX = 1 << 20  # etcd refuses requests above 1.5 MiB
 
 
-class _Keys:
-    def __init__(self, identity: str) -> None:
-        prefix = check_identity(identity).encode() + b"/"
-        self.instance, self.owner = prefix + b"instance", prefix + b"owner"
-        self.records = {kind: prefix + kind.value.encode() for kind in Kind}
-        self.history, self.history_end = prefix + b"history/", prefix + b"history0"  # "0" follows "/"
-        self.notes, self.notes_end = prefix + b"note/", prefix + b"note0"
-
-    def history_of(self, at_ms: int, instance: bytes) -> bytes:
-        return self.history + f"{max(at_ms, 0):020d}-{instance.hex()}".encode()
-
-
-def _identity_of(key: bytes) -> str | None:
-    """Whose key this is; `None` for one that is not ours."""
-    name, slash, rest = key.partition(b"/")
-    ours = rest in (b"instance", b"tower", b"owner", b"blocks") or rest.startswith(b"history/")
-    address = name.decode("ascii", "replace")
-    return address if slash and ours and is_address(address) else None
+T = TypeVar("T")
 
 
 def _revision(found: pb.KeyValue | None) -> int:
@@ -111,7 +89,8 @@ class EtcdStore:
     """The store in the etcd cluster behind `endpoints`; implements `tower.store.Store`.
 
     Connects when first used. `ca_cert`, `cert` and `key` are PEM bytes; every endpoint must prove `domain_name`.
-    `attempt_timeout` is how long one endpoint may take before the next one is asked.
+    `attempt_timeout` is how long one endpoint may take before the next one is asked. `transport` is one of `TRANSPORTS`;
+    without it the environment's TOWER_ETCD_TRANSPORT counts, else the first.
     """
 
     def __init__(
@@ -124,20 +103,21 @@ class EtcdStore:
         domain_name: str = "localhost",
         attempt_timeout: float = 1.0,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        transport: str | None = None,
     ) -> None:
         if not endpoints:
             raise InvalidInput("no etcd endpoint: give --etcd-endpoint host:port")
         if not attempt_timeout > 0:
             raise InvalidInput(f"attempt_timeout is {attempt_timeout}: it must be above 0 seconds")
-        credentials = read_credentials(ca_cert, cert, key)
-        distinct = dict.fromkeys(endpoints)
-        links = [Link(host, port, credentials, domain_name, attempt_timeout) for host, port in distinct]
+        transport = transport or os.environ.get("TOWER_ETCD_TRANSPORT") or TRANSPORTS[0]
+        links = _links_of(list(dict.fromkeys(endpoints)), (ca_cert, cert, key), domain_name, attempt_timeout, transport)
         self._links = Links(links, attempt_timeout)
+        self._puts: dict[Kind, tuple[Fence, pb.FencedPut]] = {}
         self._random_bytes = random_bytes
-        self._watches: list[_EtcdWatch] = []
+        self._watches: list[EtcdWatch] = []
 
     def look(self, identity: str, timeout: float) -> Sighting:
-        keys = _Keys(identity)
+        keys = Keys(identity)
         wanted = (keys.instance, keys.records[Kind.TOWER], keys.owner, keys.records[Kind.BLOCKS])
         request = pb.txn(success=[pb.range_op(key) for key in wanted])
         deadline = Deadline(timeout)
@@ -156,7 +136,7 @@ class EtcdStore:
         )
 
     def claim(self, sighting: Sighting, owner: Owner, timeout: float) -> Claimed | Refused | Unknown:
-        keys, instance = _Keys(sighting.identity), self._random_bytes(INSTANCE_BYTES)
+        keys, instance = Keys(sighting.identity), self._random_bytes(INSTANCE_BYTES)
         entry, tower_key = encode_owner(owner, instance), keys.records[Kind.TOWER]
         request = pb.txn(
             compare=[pb.compare_mod_revision(keys.instance, sighting.instance_revision)],
@@ -185,31 +165,39 @@ class EtcdStore:
     def begin_store(
         self, fence: Fence, expected_revision: int, record: bytes, timeout: float, kind: Kind = Kind.TOWER
     ) -> _EtcdPending:
-        keys, record = _Keys(fence.identity), bytes(record)
-        key = keys.records[kind]
+        record = bytes(record)
         if len(record) > RECORD_BYTES_MAX:
             raise InvalidInput(f"a record of {len(record)} bytes: etcd takes {RECORD_BYTES_MAX}")
-        request = pb.txn(
-            compare=[
+        known = self._puts.get(kind)
+        put = known[1] if known is not None and (known[0] is fence or known[0] == fence) else self._make_put(fence, kind)
+        exchange = Exchange(self._links, "put", put.request(expected_revision, record), put.decode, Deadline(timeout))
+        return _EtcdPending(exchange, fence, expected_revision, record)
+
+    def _make_put(self, fence: Fence, kind: Kind) -> pb.FencedPut:
+        """What the writes of one kind under one fence have in common."""
+        keys = Keys(fence.identity)
+        key = keys.records[kind]
+        put = pb.FencedPut(
+            fenced=[
                 pb.compare_mod_revision(keys.instance, fence.revision),
                 pb.compare_value(keys.instance, fence.instance),
-                pb.compare_mod_revision(key, expected_revision),
             ],
-            success=[pb.put_op(key, record)],
+            key=key,
             failure=[pb.range_op(keys.instance), pb.range_op(key)],
         )
-        return _EtcdPending(self._exchange(request, (2, 0), Deadline(timeout)), fence, expected_revision, record)
+        self._puts[kind] = fence, put
+        return put
 
-    def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> _EtcdWatch:
+    def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> EtcdWatch:
         if self._links.closed:
             raise StoreError(CLOSED)
-        watch = _EtcdWatch(self._links, fence, on_lost)
+        watch = EtcdWatch(self._links, fence, on_lost)
         self._watches = [other for other in self._watches if not other.lost.done]
         self._watches.append(watch)
         return watch
 
     def history(self, identity: str, timeout: float) -> list[Owner]:
-        keys, deadline = _Keys(identity), Deadline(timeout)
+        keys, deadline = Keys(identity), Deadline(timeout)
         entries: list[pb.KeyValue] = []
         start = keys.history
         for _ in range(HISTORY_PAGES_MAX):
@@ -231,7 +219,7 @@ class EtcdStore:
             request = pb.range_request(start, b"\0", LIST_PAGE, keys_only=True)
             exchange = Exchange(self._links, "range", request, pb.decode_range, deadline, may_give_up=True)
             page = _answer(exchange, deadline)
-            owners = [_identity_of(entry.key) for entry in page.kvs]
+            owners = [identity_of(entry.key) for entry in page.kvs]
             found.update(owner for owner in owners if owner is not None)
             if not page.more or not owners:
                 return sorted(found)
@@ -242,10 +230,10 @@ class EtcdStore:
     def put_note(self, identity: str, name: str, note: bytes, timeout: float) -> None:
         key, note = check_note(name, note)
         deadline = Deadline(timeout)
-        _answer(self._exchange(pb.txn(success=[pb.put_op(_Keys(identity).notes + key, note)]), (0, 0), deadline), deadline)
+        _answer(self._exchange(pb.txn(success=[pb.put_op(Keys(identity).notes + key, note)]), (0, 0), deadline), deadline)
 
     def notes(self, identity: str, timeout: float) -> dict[str, bytes]:
-        keys, deadline = _Keys(identity), Deadline(timeout)
+        keys, deadline = Keys(identity), Deadline(timeout)
         request = pb.range_request(keys.notes, keys.notes_end, NOTES_MAX)
         page = _answer(Exchange(self._links, "range", request, pb.decode_range, deadline, may_give_up=True), deadline)
         return {entry.key.removeprefix(keys.notes).decode("ascii", "replace"): entry.value for entry in page.kvs}
@@ -266,9 +254,6 @@ class EtcdStore:
         return Exchange(self._links, "txn", request, decode, deadline, may_give_up=may_give_up)
 
 
-T = TypeVar("T")
-
-
 def _answer(exchange: Exchange[T], wait: Deadline) -> T:
     answer = exchange.result(wait)
     if answer is None:
@@ -276,7 +261,32 @@ def _answer(exchange: Exchange[T], wait: Deadline) -> T:
     return answer
 
 
+def _links_of(
+    endpoints: Sequence[tuple[str, int]],
+    pems: tuple[bytes, bytes, bytes],
+    domain_name: str,
+    attempt_timeout: float,
+    transport: str,
+) -> list[Link]:
+    if transport == "http2":
+        from tower.stores._etcd_http2 import Http2Link
+        from tower.stores._etcd_tls import Credentials
+
+        ours = Credentials(*pems)
+        return [Http2Link(host, port, ours, domain_name) for host, port in endpoints]
+    if transport == "grpc":
+        from tower.stores import _etcd_link  # imports gRPC, which costs memory and time
+
+        theirs = _etcd_link.read_credentials(*pems)
+        return [_etcd_link.Link(host, port, theirs, domain_name, attempt_timeout) for host, port in endpoints]
+    raise InvalidInput(f"{transport!r} is no way to etcd: TOWER_ETCD_TRANSPORT is one of {', '.join(TRANSPORTS)}")
+
+
 class _EtcdPending:
+    """A write under way. A thread that drives many of them waits for `fileno` and asks `ready`."""
+
+    __slots__ = ("_exchange", "_expected", "_fence", "_outcome", "_record")
+
     def __init__(self, exchange: Exchange[pb.TxnAnswer], fence: Fence, expected: int, record: bytes) -> None:
         self._exchange, self._fence, self._expected, self._record = exchange, fence, expected, record
         self._outcome: Outcome | None = None
@@ -289,6 +299,20 @@ class _EtcdPending:
             self._outcome = self._judge(answer)
         return self._outcome
 
+    def fileno(self) -> int:
+        """The socket of the attempt under way, to wait on until it is readable; -1 while there is none.
+
+        It may change from one `ready` to the next: another endpoint, a connection that was opened anew.
+        """
+        return self._exchange.fileno()
+
+    def ready(self) -> bool:
+        """Take in what has arrived, without waiting: whether `outcome(0)` says how it ended.
+
+        Ask when the socket is readable, and now and then besides: it also begins the next attempt when one has failed.
+        """
+        return not isinstance(self.outcome(0), Unknown) or self._exchange.over
+
     def _judge(self, answer: pb.TxnAnswer) -> Outcome:
         if answer.succeeded:
             return Committed(self._fence, answer.revision, self._record)
@@ -298,79 +322,3 @@ class _EtcdPending:
         if record is not None and record.value == self._record:
             return Committed(self._fence, record.mod_revision, self._record)
         return Refused(Refusal.CONFLICT, self._expected, _revision(record))
-
-
-class _EtcdWatch:
-    """One thread that watches the instance on one endpoint, and goes on to the next when that one fails.
-
-    Each time it first reads the instance and watches from that moment on, so no change is missed while no endpoint was
-    watched, and none of the revisions that etcd has compacted away is needed.
-    """
-
-    def __init__(self, links: Links, fence: Fence, on_lost: Callable[[int], None]) -> None:
-        self._links, self._fence = links, fence
-        self._key = _Keys(fence.identity).instance
-        self.lost = LostOnce(on_lost)
-        self._stop = threading.Event()
-        self._call: Any = None
-        self._thread = threading.Thread(target=self._run, name=f"tower-watch-{fence.identity}", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        backoff, at = BACKOFF_FIRST, self._links.all.index(self._links.current)
-        while not self._stop.is_set():
-            link = self._links.all[at]
-            try:
-                revision, watched = self._watch_on(link)
-            except (*CALL_ERRORS, WireError):
-                revision, watched = None, False  # the next store says why; here another endpoint is tried
-            except ValueError:
-                return  # the channel was closed, and the store with it
-            if revision is not None:
-                self.lost.fire(revision)
-                return
-            at = (at + 1) % len(self._links.all)
-            backoff = BACKOFF_FIRST if watched else min(2 * backoff, RECONNECT_MS_MAX / 1000)
-            self._stop.wait(backoff)
-
-    def _watch_on(self, link: Link) -> tuple[int | None, bool]:
-        """The revision of a foreign claim, or `None` when this endpoint's watch has ended; and whether it had begun."""
-        timeout = self._links.attempt_timeout
-        now = pb.decode_range(link.range(pb.range_request(self._key), timeout=timeout, metadata=METADATA))
-        held = now.kvs[0] if now.kvs else None
-        if held is None or (held.mod_revision, held.value) != (self._fence.revision, self._fence.instance):
-            return _revision(held), True
-        requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        requests.put(pb.watch_create(self._key, now.revision + 1))
-
-        def outgoing() -> Iterator[bytes]:
-            while (request := requests.get()) is not None:
-                yield request
-
-        watched = False
-        self._call = link.watch(outgoing(), metadata=METADATA)
-        try:
-            if self._stop.is_set():
-                return None, watched
-            for data in self._call:
-                answer = pb.decode_watch(data)
-                watched = watched or answer.created
-                if answer.changes:
-                    return answer.changes[-1], watched
-                if answer.cancelled is not None:
-                    return None, watched
-            return None, watched
-        except CALL_ERRORS:
-            return None, watched
-        finally:
-            self._call.cancel()
-            requests.put(None)  # ends the thread of gRPC that reads `outgoing`
-
-    def close(self) -> None:
-        self.lost.close()
-        self._stop.set()
-        call = self._call
-        if call is not None:
-            call.cancel()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(CLOSE_WAIT)
