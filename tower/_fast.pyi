@@ -1,17 +1,21 @@
 from collections.abc import Iterable, Sequence, Set
 from typing import final
 
-from tower.types import Generation, LastVote, Tower
+from tower._read import SavedTower, decode_compact_vote, decode_saved_tower, read_saved_tower
+from tower.types import Generation, Tower
 
 __all__ = [
+    "SavedTower",
     "TowerVoteState",
     "decode_compact_vote",
     "decode_saved_tower",
     "encode_compact_vote",
     "encode_saved_tower",
     "encode_tower_body",
+    "encode_vote_body",
     "encode_vote_message",
     "encode_vote_record",
+    "read_saved_tower",
     "sign",
     "sign_transaction",
     "verify",
@@ -21,6 +25,8 @@ __all__ = [
 class TowerVoteState:
     root: int | None
     def __init__(self, votes: Iterable[tuple[int, int]] = (), root: int | None = None) -> None: ...
+    @staticmethod
+    def of_saved(saved: SavedTower) -> TowerVoteState: ...
     @property
     def votes(self) -> list[tuple[int, int]]: ...
     @property
@@ -29,6 +35,7 @@ class TowerVoteState:
     def __eq__(self, other: object, /) -> bool: ...
     def copy(self) -> TowerVoteState: ...
     def process_vote(self, slot: int) -> int | None: ...
+    def process_votes(self, slots: Iterable[int]) -> int: ...
     def nth_recent(self, depth: int) -> tuple[int, int] | None: ...
     def is_recent(self, slot: int) -> bool: ...
     def is_locked_out(self, slot: int, ancestors: Set[int]) -> bool: ...
@@ -37,6 +44,16 @@ def sign(secret: bytes, message: bytes) -> bytes: ...
 def verify(pubkey: bytes, message: bytes, signature: bytes) -> bool: ...
 def encode_tower_body(tower: Tower, generation: Generation) -> bytes: ...
 def encode_saved_tower(tower: Tower, secret: bytes, generation: Generation) -> bytes: ...
+def encode_vote_body(
+    identity: bytes,
+    state: TowerVoteState,
+    bank_hash: bytes,
+    timestamp: int | None,
+    block_id: bytes,
+    last_timestamp: tuple[int, int],
+    threshold_depth: int,
+    threshold_size: float,
+) -> bytes: ...
 def encode_vote_record(
     identity: bytes,
     secret: bytes,
@@ -48,11 +65,9 @@ def encode_vote_record(
     threshold_depth: int,
     threshold_size: float,
 ) -> bytes: ...
-def decode_saved_tower(data: bytes) -> tuple[Tower, bytes, int]: ...
 def encode_compact_vote(
     lockouts: Iterable[tuple[int, int]], root: int | None, hash: bytes, timestamp: int | None, block_id: bytes | None
 ) -> bytes: ...
-def decode_compact_vote(data: bytes, offset: int, with_block_id: bool) -> tuple[LastVote, int]: ...
 def encode_vote_message(
     identity: bytes,
     voter: bytes,

@@ -11,6 +11,7 @@ instruction forms of the vote interface.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
 
 import nacl.bindings
 import nacl.exceptions
@@ -30,14 +31,17 @@ from tower.types import (
 )
 
 __all__ = [
+    "SavedTower",
     "TowerVoteState",
     "decode_compact_vote",
     "decode_saved_tower",
     "encode_compact_vote",
     "encode_saved_tower",
     "encode_tower_body",
+    "encode_vote_body",
     "encode_vote_message",
     "encode_vote_record",
+    "read_saved_tower",
     "sign",
     "sign_transaction",
     "verify",
@@ -45,6 +49,7 @@ __all__ = [
 
 SIGNATURE_BYTES = 64
 KEY_BYTES = 32
+MESSAGE_BYTES_MAX = 1232  # what one packet carries
 PRIOR_VOTERS_BYTES = 32 * 48 + 8 + 1
 EMPTY_PRIOR_VOTERS = bytes(32 * 48) + (31).to_bytes(8, "little") + b"\x01"
 NO_ROOT = U64_MAX  # how the compact forms write a missing root
@@ -58,6 +63,15 @@ def _u64(value: object, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= U64_MAX:
         raise InvalidInput(f"{what} must be an int from 0 to 2**64-1, not {value!r}")
     return value
+
+
+def _numbers(slots: Iterable[int]) -> Iterable[int]:
+    """A buffer of u64 as the ints in it, anything else as it is."""
+    try:
+        view = memoryview(slots)  # type: ignore[arg-type]
+    except TypeError:
+        return slots
+    return view.tolist() if view.ndim == 1 and view.format.removeprefix("@") in ("Q", "L") and view.itemsize == 8 else slots
 
 
 def _exact(data: bytes, length: int, what: str) -> bytes:
@@ -95,6 +109,11 @@ class TowerVoteState:
                 raise InvalidInput("a tower has at most 31 votes")
             self._slots.append(slot)
             self._confirmations.append(confirmation_count)
+
+    @staticmethod
+    def of_saved(saved: SavedTower) -> TowerVoteState:
+        """The stack in a saved tower. Raises `InvalidInput` where its lockouts are no stack."""
+        return TowerVoteState(saved.tower().lockouts, saved.root)
 
     @property
     def votes(self) -> list[tuple[int, int]]:
@@ -147,6 +166,14 @@ class TowerVoteState:
             if len(self._slots) > index + confirmation_count:
                 self._confirmations[index] += 1
         return rooted
+
+    def process_votes(self, slots: Iterable[int]) -> int:
+        """Apply a vote for each of `slots` in turn; return how many slots became root. The newest of them is `root`.
+
+        `slots` is any iterable of ints or a buffer of unsigned 64-bit numbers. If one of them is no slot, nothing is applied.
+        """
+        checked = [_u64(slot, "slot") for slot in _numbers(slots)]
+        return sum(self.process_vote(slot) is not None for slot in checked)
 
     def nth_recent(self, depth: int) -> tuple[int, int] | None:
         """The vote `depth` below the top (the top is 0), or `None` where the stack is not that deep."""
@@ -271,6 +298,24 @@ def encode_saved_tower(tower: Tower, secret: bytes, generation: Generation) -> b
     return _envelope(encode_tower_body(tower, generation), secret, generation)
 
 
+def encode_vote_body(
+    identity: bytes,
+    state: TowerVoteState,
+    bank_hash: bytes,
+    timestamp: int | None,
+    block_id: bytes,
+    last_timestamp: tuple[int, int],
+    threshold_depth: int,
+    threshold_size: float,
+) -> bytes:
+    """The signed part of the record for a TowerSync vote of the whole `state`: the hot path of `encode_tower_body`."""
+    lockouts = tuple(Lockout(*vote) for vote in state.votes)
+    vote = LastVote(VoteKind.TOWER_SYNC, tuple(state._slots), lockouts, state.root, bank_hash, timestamp, block_id)
+    stamp = BlockTimestamp(*last_timestamp)
+    tower = Tower(identity, lockouts, state.root, vote, stamp, threshold_depth, threshold_size)
+    return encode_tower_body(tower, Generation.CURRENT)
+
+
 def encode_vote_record(
     identity: bytes,
     secret: bytes,
@@ -283,14 +328,10 @@ def encode_vote_record(
     threshold_size: float,
 ) -> bytes:
     """The record to persist for a TowerSync vote of the whole `state`: the hot path of `encode_saved_tower`."""
-    lockouts = tuple(Lockout(*vote) for vote in state.votes)
-    vote = LastVote(
-        VoteKind.TOWER_SYNC, tuple(state._slots), lockouts, state.root, bank_hash, timestamp, block_id
+    body = encode_vote_body(
+        identity, state, bank_hash, timestamp, block_id, last_timestamp, threshold_depth, threshold_size
     )
-    tower = Tower(
-        identity, lockouts, state.root, vote, BlockTimestamp(*last_timestamp), threshold_depth, threshold_size
-    )
-    return encode_saved_tower(tower, secret, Generation.CURRENT)
+    return _envelope(body, secret, Generation.CURRENT)
 
 
 def _read_full_lockouts(data: Reader, what: str) -> tuple[Lockout, ...]:
@@ -345,11 +386,48 @@ def _read_body(data: Reader, generation: Generation) -> Tower:
     return Tower(identity, lockouts, root, vote, last_timestamp, depth, size, extras, generation)
 
 
-def decode_saved_tower(data: bytes) -> tuple[Tower, bytes, int]:
-    """Read a saved tower of any generation: `(tower, signature, offset of the signed body)`.
+@dataclass(frozen=True, slots=True)
+class SavedTower:
+    """A saved tower whose structure is sound, as `read_saved_tower` found it.
 
-    Checks structure only; signature, owner and tower invariants are the caller's (`tower.wire`). The generation is told by
-    the place of the length: whichever of the two layouts has a length that covers the rest of the data exactly.
+    Neither its signature nor its owner is checked, nor whether its lockouts are possible: `tower.wire`, `tower.lockout`.
+    """
+
+    data: bytes
+    body_at: int
+    signature: bytes
+    _tower: Tower
+
+    @property
+    def generation(self) -> Generation:
+        """The layout of the file."""
+        return self._tower.generation
+
+    @property
+    def identity(self) -> bytes:
+        """Whose tower the file says it is."""
+        return self._tower.identity
+
+    @property
+    def root(self) -> int | None:
+        """The root of the lockouts, `None` where they have none."""
+        return self._tower.root
+
+    @property
+    def last_voted_slot(self) -> int | None:
+        """The newest slot of the last vote sent, `None` where nothing was ever sent."""
+        return self._tower.last_voted_slot
+
+    def tower(self) -> Tower:
+        """All of it, as a `Tower`."""
+        return self._tower
+
+
+def read_saved_tower(data: bytes) -> SavedTower:
+    """Check the structure of a saved tower of any generation, and give it back as a `SavedTower`.
+
+    The generation is told by the place of the length: whichever of the two layouts has a length that covers the rest of the
+    data exactly. Raises `WireError`.
     """
     reader = Reader(data)
     if len(data) >= 76:
@@ -357,10 +435,10 @@ def decode_saved_tower(data: bytes) -> tuple[Tower, bytes, int]:
         if tag <= 1 and length == len(data) - 76:
             reader.offset = 76
             generation = Generation.CURRENT if tag == 1 else Generation.ENUM_0
-            return _read_body(reader, generation), data[4:68], 76
+            return SavedTower(data, 76, data[4:68], _read_body(reader, generation))
     if len(data) >= 72 and int.from_bytes(data[64:72], "little") == len(data) - 72:
         reader.offset = 72
-        return _read_body(reader, Generation.BARE_1_7_14), data[:64], 72
+        return SavedTower(data, 72, data[:64], _read_body(reader, Generation.BARE_1_7_14))
     if len(data) < 76:
         raise WireError(len(data), f"the data ends early: a saved tower has more than 76 bytes, these are {len(data)}")
     tag, length = int.from_bytes(data[:4], "little"), int.from_bytes(data[68:76], "little")
@@ -369,6 +447,15 @@ def decode_saved_tower(data: bytes) -> tuple[Tower, bytes, int]:
     if length > len(data) - 76:
         raise WireError(len(data), f"torn: the data ends early, {length} bytes announced at byte 68, {len(data) - 76} are there")
     raise WireError(76 + length, f"{len(data) - 76 - length} bytes follow after the end of the tower")
+
+
+def decode_saved_tower(data: bytes) -> tuple[Tower, bytes, int]:
+    """Read a saved tower of any generation: `(tower, signature, offset of the signed body)`.
+
+    Checks structure only, as `read_saved_tower`; signature, owner and tower invariants are the caller's (`tower.wire`).
+    """
+    found = read_saved_tower(data)
+    return found.tower(), found.signature, found.body_at
 
 
 # ------------------------------------------------------------------------------------------------- votes on the wire
@@ -383,11 +470,12 @@ def encode_compact_vote(
     out.u64(NO_ROOT if root is None else _u64(root, "root")).compact_u16(len(lockouts))
     previous = 0 if root is None else root
     for slot, confirmation_count in lockouts:
+        slot, confirmation_count = _u64(slot, "slot"), _u64(confirmation_count, "confirmation count")
         if slot < previous:
             raise InvalidInput(f"slots must rise: {slot} follows {previous}")
-        if not 0 <= confirmation_count <= 255:
+        if confirmation_count > 255:
             raise InvalidInput(f"confirmation count of slot {slot} is {confirmation_count}, not 0 to 255")
-        out.varint(_u64(slot, "slot") - previous).u8(confirmation_count)
+        out.varint(slot - previous).u8(confirmation_count)
         previous = slot
     out.raw(_exact(hash, KEY_BYTES, "hash")).option_i64(timestamp)
     if block_id is not None:
@@ -458,6 +546,8 @@ def sign_transaction(message: bytes, secrets: Sequence[bytes]) -> bytes:
     """The transaction: the signatures of `message` by `secrets`, in the order of its signer keys, then the message."""
     if not 1 <= len(secrets) <= 2:
         raise InvalidInput(f"a vote has one or two signers, not {len(secrets)}")
+    if len(message) > MESSAGE_BYTES_MAX:
+        raise InvalidInput(f"a message of {len(message)} bytes does not fit a packet of {MESSAGE_BYTES_MAX}")
     out = Writer().compact_u16(len(secrets))
     for secret in secrets:
         out.raw(sign(secret, message))

@@ -66,18 +66,18 @@ def decode_saved_tower(data: bytes, identity: Any) -> Tower:
     what no writer writes, `WrongTower` if another node is named inside.
     """
     pubkey = as_pubkey(identity)
-    tower, signature, body_at = _fast.decode_saved_tower(bytes(data))
-    if not _fast.verify(pubkey, bytes(data)[body_at:], signature):
+    saved = _fast.read_saved_tower(bytes(data))
+    if not _fast.verify(pubkey, saved.data[saved.body_at :], saved.signature):
         raise InvalidSignature(f"the saved tower is not signed by {to_base58(pubkey)}")
-    if tower.identity != pubkey:
-        raise WrongTower(to_base58(pubkey), to_base58(tower.identity))
-    return tower
+    if saved.identity != pubkey:
+        raise WrongTower(to_base58(pubkey), to_base58(saved.identity))
+    return saved.tower()
 
 
 def decode_saved_tower_unchecked(data: bytes) -> tuple[Tower, bool]:
     """The tower in `data` and whether the identity named *inside* signed it. For looking at a file, never for voting."""
-    tower, signature, body_at = _fast.decode_saved_tower(bytes(data))
-    return tower, _fast.verify(tower.identity, bytes(data)[body_at:], signature)
+    saved = _fast.read_saved_tower(bytes(data))
+    return saved.tower(), _fast.verify(saved.identity, saved.data[saved.body_at :], saved.signature)
 
 
 def encode_saved_tower(tower: Tower, keypair: Any, generation: Generation = Generation.CURRENT) -> bytes:

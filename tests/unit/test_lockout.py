@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
 from tower import _fast, _reference
@@ -47,6 +49,59 @@ def test_process_vote_returns_the_slot_that_became_root(twin):
     state = twin.TowerVoteState()
     assert [state.process_vote(slot) for slot in range(1, 34)] == [None] * 31 + [1, 2]
     assert state.root == 2
+
+
+EVERY_FORM = {
+    "list": list,
+    "generator": iter,
+    "array of Q": lambda slots: array("Q", slots),
+    "array of L": lambda slots: array("L", slots),
+    "memoryview": lambda slots: memoryview(array("Q", slots)),
+    "read-only": lambda slots: memoryview(array("Q", slots)).toreadonly(),
+    "every second": lambda slots: memoryview(array("Q", [slot for slot in slots for _ in "ab"]))[::2],
+    "backwards": lambda slots: memoryview(array("Q", reversed(list(slots))))[::-1],
+    "unaligned": lambda slots: memoryview(b"x" + array("Q", slots).tobytes())[1:].cast("Q"),
+    "signed": lambda slots: array("q", slots),  # not u64: taken as an iterable of ints
+    "bytes": bytes,  # as well
+}
+
+
+@pytest.mark.parametrize("form", EVERY_FORM.values(), ids=EVERY_FORM)
+def test_process_votes_takes_slots_in_every_form(twin, form):
+    state = twin.TowerVoteState()
+    assert state.process_votes(form(range(1, 34))) == 2
+    assert (state, state.root) == (voted(twin, *range(1, 34)), 2)
+    assert state.process_votes(form([])) == 0
+
+
+def test_process_votes_takes_numpy_s_u64(twin):
+    numpy = pytest.importorskip("numpy")
+    state = twin.TowerVoteState()
+    assert state.process_votes(numpy.arange(1, 34, dtype=numpy.uint64)) == 2
+    with pytest.raises(InvalidInput, match="slot must be an int"):
+        state.process_votes(numpy.arange(40, 44, dtype=numpy.uint64).reshape(2, 2))
+    assert state == voted(twin, *range(1, 34))
+
+
+@pytest.mark.parametrize("slots", [[40, -1], [40, 41, 2**64], [40, 1.0], [40, "41"], [40, True], array("d", [40.0])])
+def test_where_one_is_no_slot_nothing_is_applied(twin, slots):
+    state = voted(twin, *range(1, 34))
+    with pytest.raises(InvalidInput, match="slot must be an int"):
+        state.process_votes(slots)
+    assert (state, state.root) == (voted(twin, *range(1, 34)), 2)
+
+
+def test_an_iterable_that_fails_leaves_the_stack(twin):
+    def failing():
+        yield 40
+        raise RuntimeError("no more slots")
+
+    state = voted(twin, 1)
+    with pytest.raises(RuntimeError, match="no more slots"):
+        state.process_votes(failing())
+    with pytest.raises(TypeError):
+        state.process_votes(40)
+    assert state.votes == [(1, 1)]
 
 
 def test_expiry_stops_at_the_first_vote_still_locked(twin):

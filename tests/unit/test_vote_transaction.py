@@ -89,6 +89,44 @@ def test_the_instruction_decodes_to_the_vote(twin):
     assert (vote.hash, vote.timestamp, vote.block_id) == (BANK_HASH, 1_700_000_000, BLOCK_ID)
 
 
+@TWINS
+@pytest.mark.parametrize(
+    ("votes", "problem"),
+    [
+        ([(9, 1), (8, 1)], "slots must rise: 8 follows 9"),
+        ([(9, 256)], "256, not 0 to 255"),
+        ([(9, -1)], "confirmation count must be an int"),
+        ([[9, 2**64]], "confirmation count must be an int"),
+        ([[-9, 1]], "slot must be an int"),
+        ([(True, 1)], "slot must be an int"),
+    ],
+)
+def test_a_vote_that_cannot_be_written_is_refused(twin, votes, problem):
+    with pytest.raises(InvalidInput, match=problem):
+        twin.encode_compact_vote(votes, None, BANK_HASH, None, None)
+
+
+@TWINS
+def test_lockouts_may_be_any_pairs(twin):
+    pairs = [(5, 2), [6, 1]]
+    assert twin.encode_compact_vote(iter(pairs), 4, BANK_HASH, -1, None)[9:13] == b"\x01\x02\x01\x01"
+    with pytest.raises((TypeError, ValueError)):
+        twin.encode_compact_vote([(5, 2, 1)], 4, BANK_HASH, -1, None)
+
+
+@TWINS
+@pytest.mark.parametrize("timestamp", [-(2**63), -2, -1, 0, 2**63 - 1])
+def test_every_timestamp_comes_back(twin, timestamp):
+    payload = twin.encode_compact_vote([(5, 1)], 4, BANK_HASH, timestamp, BLOCK_ID)
+    assert twin.decode_compact_vote(payload, 0, True)[0].timestamp == timestamp
+
+
+@pytest.mark.parametrize("timestamp", [-(2**63) - 1, 2**63, 1.0, True])
+def test_what_is_no_timestamp_is_refused(timestamp):
+    with pytest.raises(InvalidInput, match="timestamp must be an int of 64 bits"):
+        _fast.encode_compact_vote([(5, 1)], 4, BANK_HASH, timestamp, BLOCK_ID)
+
+
 def plain(*slots):
     return len(slots).to_bytes(8, "little") + b"".join(slot.to_bytes(8, "little") for slot in slots) + BANK_HASH + b"\0"
 
@@ -136,11 +174,11 @@ def test_wrong_lengths_are_refused_and_never_read(twin):
         twin.sign_transaction(b"message", [])
 
 
-def test_a_message_longer_than_a_packet_is_refused():
-    """The compiled one signs in a buffer of a packet's size."""
-    assert len(_fast.sign_transaction(bytes(1232), [IDENTITY.secret])) == 1 + 64 + 1232
+@TWINS
+def test_a_message_longer_than_a_packet_is_refused(twin):
+    assert len(twin.sign_transaction(bytes(1232), [IDENTITY.secret])) == 1 + 64 + 1232
     with pytest.raises(InvalidInput, match="1233 bytes does not fit a packet"):
-        _fast.sign_transaction(bytes(1233), [IDENTITY.secret])
+        twin.sign_transaction(bytes(1233), [IDENTITY.secret])
 
 
 @TWINS
