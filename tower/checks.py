@@ -14,11 +14,13 @@ make_check_switch_threshold_decision, collect_vote_lockouts) of solana-labs v1.1
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tower._fast import TowerVoteState
+from tower._tree import LockedOut
 from tower.forkchoice import ForkChoice
-from tower.types import FrozenBank, VoteAccountState
+from tower.types import FrozenBank
 
 __all__ = [
     "SHALLOW_THRESHOLDS",
@@ -98,25 +100,12 @@ def stake_voted_for(bank: FrozenBank, slot: int, forks: ForkChoice) -> tuple[int
 
     An account counts with the newest vote that would be left under a vote for the bank itself.
     """
-    voted_stake = total = 0
-    for account, state in bank.votes.items():
-        stake = bank.stakes.get(account, 0)
-        if not stake:
-            continue
-        total += stake
-        newest = _vote_under(state, bank.slot)
-        if newest is not None and newest in forks and forks.is_ancestor(slot, newest):
-            voted_stake += stake
-    return voted_stake, total
+    votes = forks.votes_in(bank)
+    return _stake_beyond(votes.newest_under(bank.slot), slot, forks), votes.total_stake
 
 
-def _vote_under(state: VoteAccountState, slot: int) -> int | None:
-    stack = list(state.lockouts)
-    if stack and stack[-1].slot >= slot:
-        return stack[-2].slot if len(stack) > 1 else None
-    while stack and stack[-1].last_locked_out_slot < slot:
-        stack.pop()
-    return stack[-1].slot if stack else None
+def _stake_beyond(newest: Mapping[int, int], slot: int, forks: ForkChoice) -> int:
+    return sum(stake for voted, stake in newest.items() if voted in forks and forks.is_ancestor(slot, voted))
 
 
 def check_thresholds(
@@ -130,21 +119,29 @@ def check_thresholds(
     after = state.copy()
     after.process_vote(bank.slot)
     wanted = [pair for pair in SHALLOW_THRESHOLDS if pair[0] != threshold_depth] + [(threshold_depth, threshold_size)]
+    votes = forks.votes_in(bank)
+    newest = votes.newest_under(bank.slot)  # one tally for all depths
     return [
-        _check_threshold(state, after, bank, forks, depth, size, blocking=depth >= threshold_depth)
+        _check_threshold(state, after, newest, votes.total_stake, forks, depth, size, blocking=depth >= threshold_depth)
         for depth, size in wanted
     ]
 
 
 def _check_threshold(
-    state: TowerVoteState, after: TowerVoteState, bank: FrozenBank, forks: ForkChoice, depth: int, size: float, blocking: bool
+    state: TowerVoteState,
+    after: TowerVoteState,
+    newest: Mapping[int, int],
+    total: int,
+    forks: ForkChoice,
+    depth: int,
+    size: float,
+    blocking: bool,
 ) -> Check:
     name = f"threshold at depth {depth}"
     deep = after.nth_recent(depth)
     if deep is None:
         return Check(name, True, blocking=blocking)
-    voted_stake, total = stake_voted_for(bank, deep[0], forks)
-    share = voted_stake / total if total else 0.0
+    share = _stake_beyond(newest, deep[0], forks) / total if total else 0.0
     if share > size or deep in state.votes:
         return Check(name, True, share, size, blocking=blocking)
     reason = f"{share:.3f} of the stake follows slot {deep[0]}, {depth} deep; more than {size:.3f} must"
@@ -182,9 +179,11 @@ def check_switch(
     if stray and bank.slot < last_voted_slot:
         reason = f"voting is suspended until the restored last vote {last_voted_slot} is passed"
         return SwitchDecision.FAILED, Check("switch", False, 0.0, SWITCH_FORK_THRESHOLD, reason)
-    total = sum(bank.stakes.get(account, 0) for account in bank.votes)
-    counted = _locked_out(last_voted_slot, bank, forks) | _gossiped(last_voted_slot, bank, forks)
-    share = sum(bank.stakes.get(account, 0) for account in counted) / total if total else 0.0
+    votes = forks.votes_in(bank)
+    counted = LockedOut(votes)
+    _add_landed(counted, last_voted_slot, bank, forks)
+    _add_gossiped(counted, last_voted_slot, bank, forks)
+    share = counted.stake(bank.stakes) / votes.total_stake if votes.total_stake else 0.0
     if share > SWITCH_FORK_THRESHOLD:
         return SwitchDecision.SWITCH_PROOF, Check("switch", True, share, SWITCH_FORK_THRESHOLD)
     reason = (
@@ -208,29 +207,23 @@ def _proves(other: int, last_voted_slot: int, candidate: int, forks: ForkChoice)
     return common is not None and forks.is_ancestor(common, candidate)
 
 
-def _locked_out(last_voted_slot: int, candidate: FrozenBank, forks: ForkChoice) -> set[bytes]:
-    """Vote accounts with a landed vote on another fork that still binds at our last vote."""
-    ours = forks.ancestors(last_voted_slot)
-    counted: set[bytes] = set()
+def _add_landed(counted: LockedOut, last_voted_slot: int, candidate: FrozenBank, forks: ForkChoice) -> None:
+    """Count the vote accounts with a landed vote on another fork that still binds at our last vote."""
     for leaf in forks.leaves():
-        if not _proves(leaf.slot, last_voted_slot, candidate.slot, forks):
+        if _proves(leaf.slot, last_voted_slot, candidate.slot, forks):
+            forks.add_locked_out(leaf, last_voted_slot, counted)
+
+
+def _add_gossiped(counted: LockedOut, last_voted_slot: int, candidate: FrozenBank, forks: ForkChoice) -> None:
+    """Count those whose newest gossip vote, for a frozen bank, is newer than our last vote and on another fork."""
+    proves: dict[int, bool] = {}  # by slot: most voters name the same few
+    for account, slot in forks.gossip_votes():
+        if slot <= last_voted_slot or slot not in forks:
             continue
-        for account, state in leaf.votes.items():
-            if account not in counted and any(
-                vote.last_locked_out_slot >= last_voted_slot and vote.slot > forks.root and vote.slot not in ours
-                for vote in state.lockouts
-            ):
-                counted.add(account)
-    return counted
-
-
-def _gossiped(last_voted_slot: int, candidate: FrozenBank, forks: ForkChoice) -> set[bytes]:
-    """Vote accounts whose newest gossip vote, for a frozen bank, is newer than our last vote and on another fork."""
-    return {
-        account
-        for account, slot in forks.gossip_votes()
-        if slot > last_voted_slot and slot in forks and _proves(slot, last_voted_slot, candidate.slot, forks)
-    }
+        if slot not in proves:
+            proves[slot] = _proves(slot, last_voted_slot, candidate.slot, forks)
+        if proves[slot]:
+            counted.add_account(account)
 
 
 def check_propagation(bank: FrozenBank, identity: bytes, forks: ForkChoice) -> Check:
@@ -241,7 +234,7 @@ def check_propagation(bank: FrozenBank, identity: bytes, forks: ForkChoice) -> C
     """
     if bank.leader == identity:
         return Check("propagation", True)
-    own = next((above for above in forks.path(bank.slot) if above.leader == identity), None)
+    own = forks.led_by(identity, bank.slot)
     if own is None:
         return Check("propagation", True)
     total = sum(bank.stakes.values())

@@ -23,80 +23,55 @@ bank and all its descendants out of the candidates for the best fork (their weig
 `mark_confirmed`, for a bank that the cluster has duplicate-confirmed, takes that back for it, its ancestors, and what
 was invalid only because of them.
 
+The loops over voters and up the tree are compiled, in `tower._tree`; `tower._reference_tree` is all of this in plain Python.
+
 Source: heaviest_subtree_fork_choice.rs and latest_validator_votes_for_frozen_banks.rs of the clients on the cluster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import insort
+from collections.abc import Iterable, Iterator, Set
 
+from tower._tree import BankVotes, LatestVotes, LockedOut, Node
 from tower.errors import InvalidInput
 from tower.types import FrozenBank
 
-__all__ = ["ROOTED_SLOTS_MAX", "ForkChoice"]
+__all__ = ["ROOTED_SLOTS_MAX", "Ancestry", "ForkChoice"]
 
 ROOTED_SLOTS_MAX = 4096  # slots below the root that are remembered as its ancestors
 
 
-class _Node:
-    __slots__ = ("bank", "children", "confirmed", "duplicate", "invalid_ancestor", "parent", "subtree_stake")
+class Ancestry(Set[int]):
+    """The ancestors of one slot, itself left out: asked of the tree, and listed only where somebody goes through them."""
 
-    def __init__(self, bank: FrozenBank, parent: _Node | None) -> None:
-        self.bank = bank
-        self.parent = parent
-        self.children: list[_Node] = []
-        self.subtree_stake = 0
-        self.duplicate = False  # marked invalid itself
-        self.confirmed = False
-        # the newest slot at or above this bank that is marked invalid
-        self.invalid_ancestor: int | None = None if parent is None else parent.invalid_ancestor
+    __slots__ = ("_forks", "_slot")
 
-    @property
-    def key(self) -> tuple[int, bytes]:
-        return self.bank.slot, self.bank.bank_hash
+    def __init__(self, forks: ForkChoice, slot: int) -> None:
+        self._forks, self._slot = forks, slot
 
-    def path(self) -> Iterator[_Node]:
-        """This node and its ancestors, up to the root of the tree."""
-        node: _Node | None = self
-        while node is not None:
-            yield node
-            node = node.parent
+    def __contains__(self, older: object) -> bool:
+        return older != self._slot and isinstance(older, int) and self._forks.is_ancestor(older, self._slot)
 
-    def below(self) -> Iterator[_Node]:
-        """This node and its descendants."""
-        frontier = [self]
-        while frontier:
-            node = frontier.pop()
-            yield node
-            frontier.extend(node.children)
+    def __iter__(self) -> Iterator[int]:
+        return self._forks.ancestor_slots(self._slot)
 
-
-def _shift(old: _Node | None, old_stake: int, new: _Node | None, new_stake: int) -> None:
-    """Take stake off the fork of `old` and put it on that of `new`. Where both hold a bank and the stake is the same,
-    nothing changes from there on down, so a vote that follows another costs the distance between the two."""
-    while old is not new and (old is not None or new is not None):
-        if new is None or (old is not None and old.bank.slot >= new.bank.slot):
-            if old is not None:
-                old.subtree_stake -= old_stake
-                old = old.parent
-        else:
-            new.subtree_stake += new_stake
-            new = new.parent
-    if old is not None and old_stake != new_stake:
-        for above in old.path():
-            above.subtree_stake += new_stake - old_stake
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class ForkChoice:
     """The banks from `root` on. `rooted` are slots below it that are known to be its ancestors."""
 
     def __init__(self, root: FrozenBank, rooted: Iterable[int] = ()) -> None:
-        self._root = _Node(root, None)
-        self._versions: dict[int, list[_Node]] = {root.slot: [self._root]}  # by slot, in the order of arrival
-        self._rooted = set(sorted(rooted)[-ROOTED_SLOTS_MAX:])
-        self._latest: dict[bytes, tuple[int, bytes, int]] = {}  # vote account -> (newest slot, hash, stake counted there)
+        self._root = Node(root, None, BankVotes.of(root.votes, root.stakes))
+        self._versions: dict[int, list[Node]] = {root.slot: [self._root]}  # by slot, in the order of arrival
+        self._newest = root.slot
+        self._rooted_in_order = sorted(set(rooted))[-ROOTED_SLOTS_MAX:]
+        self._rooted = set(self._rooted_in_order)
+        self._latest = LatestVotes(self._node)
         self._gossip: dict[bytes, int] = {}  # vote account -> newest slot that a gossip vote named
-        self._fold_votes(self._root)
+        self._latest.fold(self._root)
 
     # ---- the banks
 
@@ -107,7 +82,7 @@ class ForkChoice:
     @property
     def newest(self) -> int:
         """The greatest slot in the tree, on whatever fork."""
-        return max(self._versions)
+        return self._newest
 
     def __len__(self) -> int:
         return sum(len(versions) for versions in self._versions.values())
@@ -122,9 +97,16 @@ class ForkChoice:
     def note_rooted(self, slot: int) -> None:
         """Remember `slot` as an ancestor of the root, learnt from elsewhere (a slot history)."""
         if slot < self.root:
-            self._rooted.add(slot)
+            self._remember(slot)
 
-    def _node(self, slot: int, bank_hash: bytes | None = None) -> _Node | None:
+    def _remember(self, slot: int) -> None:
+        if slot not in self._rooted:
+            self._rooted.add(slot)
+            insort(self._rooted_in_order, slot)
+            if len(self._rooted_in_order) > ROOTED_SLOTS_MAX:
+                self._rooted.discard(self._rooted_in_order.pop(0))
+
+    def _node(self, slot: int, bank_hash: bytes | None = None) -> Node | None:
         """The version of `slot` with that hash; without one, the first that is not invalid, else the first."""
         versions = self._versions.get(slot, [])
         if bank_hash is not None:
@@ -146,36 +128,15 @@ class ForkChoice:
         parent = None if bank.parent_slot is None else self._node(bank.parent_slot, bank.parent_hash)
         if parent is None or bank.slot <= parent.bank.slot:
             raise InvalidInput(f"bank {bank.slot}: its parent {bank.parent_slot} is not in the tree")
-        node = _Node(bank, parent)
-        parent.children.append(node)
+        node = Node(bank, parent, BankVotes.of(bank.votes, bank.stakes, like=parent.votes))
         self._versions.setdefault(bank.slot, []).append(node)
-        self._fold_votes(node)
-        # A vote for a bank that only now became known begins to count.
-        for account, (slot, bank_hash, counted) in list(self._latest.items()):
-            if slot == bank.slot and not counted and bank_hash in (b"", bank.bank_hash):
-                self._move(account, node, slot, bank.stakes.get(account, 0))
+        self._newest = max(self._newest, bank.slot)
+        self._latest.fold(node)
 
-    def _fold_votes(self, node: _Node) -> None:
-        bank = node.bank
-        for account, state in bank.votes.items():
-            voted = state.last_voted_slot
-            if voted is None:
-                continue
-            # A vote account holds slots; the hash is that of the version on this bank's own fork, if it is on it.
-            named = next((above for above in node.path() if above.bank.slot <= voted), None)
-            if named is None or named.bank.slot != voted:
-                named = self._node(voted)
-            slot, bank_hash, _ = self._latest.get(account, (-1, b"", 0))
-            newer = voted > slot or (voted == slot and named is not None and named.bank.bank_hash < bank_hash)
-            if newer:
-                self._move(account, named, voted, bank.stakes.get(account, 0))
-
-    def _move(self, account: bytes, node: _Node | None, slot: int, stake: int) -> None:
-        old_slot, old_hash, old_stake = self._latest.get(account, (slot, b"", 0))
-        counted = 0 if node is None else stake
-        old_node = self._node(old_slot, old_hash) if old_stake else None
-        _shift(old_node, old_stake, node, counted)
-        self._latest[account] = (slot, b"" if node is None else node.bank.bank_hash, counted)
+    def votes_in(self, bank: FrozenBank) -> BankVotes:
+        """The votes of a bank in columns; of one that is not in the tree they are made here."""
+        node = self._node(bank.slot, bank.bank_hash)
+        return BankVotes.of(bank.votes, bank.stakes) if node is None or node.bank is not bank else node.votes
 
     # ---- votes that have not landed
 
@@ -193,8 +154,9 @@ class ForkChoice:
 
     def voted_at_or_beyond(self, slot: int) -> set[bytes]:
         """The accounts whose newest vote, landed or by gossip, is for `slot` or a descendant of it."""
-        newest = [(account, vote[0]) for account, vote in self._latest.items()] + self.gossip_votes()
-        return {account for account, voted in newest if voted in self._versions and self.is_ancestor(slot, voted)}
+        newest = self._latest.slots() + self.gossip_votes()
+        beyond = {voted: voted in self._versions and self.is_ancestor(slot, voted) for voted in {vote[1] for vote in newest}}
+        return {account for account, voted in newest if beyond[voted]}
 
     # ---- which fork
 
@@ -205,7 +167,7 @@ class ForkChoice:
 
     def best(self) -> FrozenBank:
         """The tip of the heaviest fork."""
-        return self._heaviest_below(self._root).bank
+        return self._root.heaviest_below().bank
 
     def best_below(self, slot: int) -> FrozenBank | None:
         """The tip of the heaviest fork that holds `slot`; `None` if the slot is unknown.
@@ -216,7 +178,7 @@ class ForkChoice:
         if node is None:
             return None
         if node.invalid_ancestor is None:
-            return self._heaviest_below(node).bank
+            return node.heaviest_below().bank
         height = {node.key: 0}
         deepest = node
         for other in node.below():
@@ -226,15 +188,8 @@ class ForkChoice:
         return deepest.bank
 
     @staticmethod
-    def _rank(node: _Node, height: int) -> tuple[int, int, int, tuple[int, ...]]:
+    def _rank(node: Node, height: int) -> tuple[int, int, int, tuple[int, ...]]:
         return height, node.subtree_stake, -node.bank.slot, tuple(-byte for byte in node.bank.bank_hash)
-
-    @staticmethod
-    def _heaviest_below(node: _Node) -> _Node:
-        while candidates := [child for child in node.children if child.invalid_ancestor is None]:
-            # the heaviest; of equals the smaller (slot, hash)
-            node = min(candidates, key=lambda child: (-child.subtree_stake, child.key))
-        return node
 
     def leaves(self) -> Iterator[FrozenBank]:
         """The banks without children, smaller slots first."""
@@ -243,34 +198,43 @@ class ForkChoice:
                 if not node.children:
                     yield node.bank
 
-    def ancestors(self, slot: int) -> set[int]:
-        """The known ancestors of `slot`, without itself; empty for an unknown slot."""
+    def ancestors(self, slot: int) -> Ancestry:
+        """The known ancestors of `slot`, without itself; empty for an unknown slot. To ask `in` costs their distance."""
+        return Ancestry(self, slot)
+
+    def ancestor_slots(self, slot: int) -> Iterator[int]:
+        """The slots of `ancestors`, those of the tree first, newest first."""
         node = self._node(slot)
-        if node is None:
-            return set()
-        above = {other.bank.slot for other in node.path()}
-        above.discard(slot)
-        return above | self._rooted
+        if node is not None:
+            yield from (above.slot for above in node.path()[1:])
+            yield from reversed(self._rooted_in_order)
 
     def is_ancestor(self, older: int, newer: int) -> bool:
         """Whether `older` is an ancestor of `newer` or the same slot; False where either is unknown."""
         node = self._node(newer)
-        if node is None:
-            return False
-        return older in self._rooted or any(above.bank.slot == older for above in node.path())
+        return node is not None and (node.descends_from(older) or older in self._rooted)
 
     def common_ancestor(self, one: int, other: int) -> int | None:
         """The newest slot that both forks hold; `None` where either is unknown."""
         first, second = self._node(one), self._node(other)
         if first is None or second is None:
             return None
-        mine = {node.key for node in first.path()}
-        return next((node.bank.slot for node in second.path() if node.key in mine), None)
+        common = first.meets(second)
+        return None if common is None else common.slot
+
+    def add_locked_out(self, leaf: FrozenBank, last_voted_slot: int, counted: LockedOut) -> None:
+        """Add to `counted` the accounts of `leaf` with a vote off the fork of our last vote that still binds at it."""
+        self.votes_in(leaf).locked_out(last_voted_slot, self.root, self._node(last_voted_slot), counted)
 
     def path(self, slot: int) -> Iterator[FrozenBank]:
         """The bank of `slot` and its ancestors in the tree, newest first; nothing for an unknown slot."""
         node = self._node(slot)
         return iter(()) if node is None else (above.bank for above in node.path())
+
+    def led_by(self, leader: bytes, slot: int) -> FrozenBank | None:
+        """The newest bank on the fork of `slot`, itself included, that `leader` produced; `None` if none is known."""
+        node = self._node(slot)
+        return None if node is None else node.led_by(leader)
 
     # ---- duplicate slots
 
@@ -300,7 +264,7 @@ class ForkChoice:
         self._inherit(self._root)
 
     @staticmethod
-    def _inherit(top: _Node) -> None:
+    def _inherit(top: Node) -> None:
         for node in top.below():  # parents come before their children
             inherited = None if node.parent is None else node.parent.invalid_ancestor
             node.invalid_ancestor = node.bank.slot if node.duplicate else inherited
@@ -324,17 +288,19 @@ class ForkChoice:
         node = self._node(slot)
         if node is None:
             raise InvalidInput(f"slot {slot} cannot become the root: it is not in the tree")
-        self._rooted.update(above.bank.slot for above in node.path())
-        self._rooted.discard(slot)
-        if len(self._rooted) > ROOTED_SLOTS_MAX:
-            self._rooted = set(sorted(self._rooted)[-ROOTED_SLOTS_MAX:])
-        node.parent = None
+        self._rooted_by(node)
+        lost = node.become_root()
         self._root = node
-        kept: dict[int, list[_Node]] = {}
-        for below in sorted(node.below(), key=lambda other: self._versions[other.bank.slot].index(other)):
-            kept.setdefault(below.bank.slot, []).append(below)
-        self._versions = kept
-        for account, (voted, bank_hash, stake) in list(self._latest.items()):
-            if stake and self._node(voted, bank_hash) is None:
-                self._latest[account] = (voted, bank_hash, 0)
-        self._gossip = {account: voted for account, voted in self._gossip.items() if voted in kept}
+        for gone in lost:
+            versions = self._versions[gone.slot]
+            versions.remove(gone)
+            if not versions:
+                del self._versions[gone.slot]
+        if self._newest not in self._versions:
+            self._newest = max(self._versions)
+        self._latest.forget(lost, slot)
+        self._gossip = {account: voted for account, voted in self._gossip.items() if voted in self._versions}
+
+    def _rooted_by(self, node: Node) -> None:
+        for above in reversed(node.path()[1:]):
+            self._remember(above.slot)
