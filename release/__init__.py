@@ -1,0 +1,1 @@
+"""What is done for a release: `python -m release.audit`, `python -m release.build`."""
