@@ -50,7 +50,7 @@ class Mutant:
 
     @property
     def rebuilds(self) -> bool:
-        """Whether the extension has to be built anew."""
+        """Whether the extensions have to be built anew."""
         return any(name.endswith(".pyx") for name in self.files)
 
 

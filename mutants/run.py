@@ -40,7 +40,7 @@ from mutants.report import Verdict, summary, table, write_document
 
 __all__ = ["CannotTell", "main"]
 
-LEFT_OUT = (".venv", ".git", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "*-run", "_fast.c")
+LEFT_OUT = (".venv", ".git", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "*-run", "_*.c")
 # What looks at the text of the tree and would fall over any change at all says nothing about a guard.
 QUICK = ("tests/unit", "tests/property")
 ABOUT_THE_TEXT = (
@@ -99,7 +99,7 @@ def _apply(mutant: Mutant, tree: Path, *flags: str) -> None:
 
 
 def _build(tree: Path) -> None:
-    for old in (tree / "tower").glob("_fast*.so"):
+    for old in (tree / "tower").glob("_*.so"):
         old.unlink()
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     try:
@@ -107,9 +107,9 @@ def _build(tree: Path) -> None:
             command, cwd=tree, env=_environment(tree), capture_output=True, text=True, timeout=BUILD_S_MAX, check=False
         )
     except subprocess.TimeoutExpired:
-        raise CannotTell(f"the extension was not built within {BUILD_S_MAX} s") from None
+        raise CannotTell(f"the extensions were not built within {BUILD_S_MAX} s") from None
     if done.returncode:
-        raise CannotTell(f"the extension could not be built\n{done.stdout}{done.stderr}")
+        raise CannotTell(f"the extensions could not be built\n{done.stdout}{done.stderr}")
 
 
 def _pytest(tree: Path, tests: Sequence[str], seed: int, bound: float, *flags: str) -> Outcome:

@@ -6,15 +6,23 @@ can win. The pieces, from the inside out: `TowerVoteState` (the lockouts), `towe
 `tower.stores`. docs/architecture.md walks one vote through them.
 """
 
-from tower._fast import TowerVoteState
-from tower.errors import InvalidSignature, TowerError, WireError, WrongTower
-from tower.forkchoice import ForkChoice
-from tower.keys import Keypair
-from tower.runner import CommittedVote, Runner
-from tower.types import FrozenBank, Tower
-from tower.voter import Voter, VoterConfig
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tower._fast import TowerVoteState
+    from tower._tree import BankVotes
+    from tower.errors import InvalidSignature, TowerError, WireError, WrongTower
+    from tower.forkchoice import ForkChoice
+    from tower.keys import Keypair
+    from tower.runner import CommittedVote, Runner
+    from tower.types import FrozenBank, Tower
+    from tower.voter import Voter, VoterConfig
 
 __all__ = [
+    "BankVotes",
     "CommittedVote",
     "ForkChoice",
     "FrozenBank",
@@ -29,3 +37,33 @@ __all__ = [
     "WireError",
     "WrongTower",
 ]
+
+# Imported when they are asked for: a command line that talks to a running validator needs none of them, and starts sooner.
+_HOMES = {
+    "BankVotes": "_tree",
+    "CommittedVote": "runner",
+    "ForkChoice": "forkchoice",
+    "FrozenBank": "types",
+    "InvalidSignature": "errors",
+    "Keypair": "keys",
+    "Runner": "runner",
+    "Tower": "types",
+    "TowerError": "errors",
+    "TowerVoteState": "_fast",
+    "Voter": "voter",
+    "VoterConfig": "voter",
+    "WireError": "errors",
+    "WrongTower": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"tower.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

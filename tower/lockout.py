@@ -73,20 +73,19 @@ def malformed(lockouts: Sequence[tuple[int, int]], root: int | None) -> str | No
     """
     if len(lockouts) > MAX_LOCKOUT_HISTORY:
         return f"{len(lockouts)} votes, at most {MAX_LOCKOUT_HISTORY} are possible"
-    previous: Lockout | None = None
+    previous, count, until = -1, MAX_LOCKOUT_HISTORY + 1, 1 << 64  # plain numbers: this is on the way of every vote
     for slot, confirmation_count in lockouts:
         if not 1 <= confirmation_count <= MAX_LOCKOUT_HISTORY:
             return f"slot {slot} has confirmation count {confirmation_count}, not 1 to {MAX_LOCKOUT_HISTORY}"
         if root is not None and slot <= root and root != 0:
             return f"slot {slot} is not above the root {root}"
-        if previous is not None:
-            if slot <= previous.slot:
-                return f"slots must rise: {slot} follows {previous.slot}"
-            if confirmation_count >= previous.confirmation_count:
-                return f"confirmation counts must fall: slot {slot} has {confirmation_count} above {previous}"
-            if slot > previous.last_locked_out_slot:
-                return f"slot {slot} lies behind the lockout of slot {previous.slot}, which should have been popped"
-        previous = Lockout(slot, confirmation_count)
+        if slot <= previous:
+            return f"slots must rise: {slot} follows {previous}"
+        if confirmation_count >= count:
+            return f"confirmation counts must fall: slot {slot} has {confirmation_count} above {Lockout(previous, count)}"
+        if slot > until:
+            return f"slot {slot} lies behind the lockout of slot {previous}, which should have been popped"
+        previous, count, until = slot, confirmation_count, slot + (1 << confirmation_count)
     return None
 
 

@@ -149,18 +149,20 @@ class Runner:
 
     def dispatch(self, event: Event) -> None:
         """Take an event in and carry out what follows, except waiting for a write: that is `settle`."""
-        effects: deque[Effect] = deque(self._handle(event))
-        while effects:
-            answer = self._carry_out(effects.popleft())
-            if answer is not None:
-                effects.extend(self._handle(answer))
+        events = deque((event,))
+        while events:
+            for effect in self._effects(events.popleft()):
+                answer = self._carry_out(effect)
+                if answer is not None:
+                    events.append(answer)
         if self.voter.state is VoterState.STOPPED:
             self._in_flight = None
 
-    def _handle(self, event: Event) -> list[Effect]:
-        effects = self.voter.handle(event)
-        if self._trace is not None:
-            self._trace.handled(event, effects)
+    def _effects(self, event: Event) -> Iterable[Effect]:
+        if self._trace is None:
+            return self.voter.effects(event)
+        effects = list(self.voter.effects(event))  # a trace tells what follows from an event before it is carried out
+        self._trace.handled(event, effects)
         return effects
 
     def settle(self) -> None:

@@ -26,7 +26,7 @@ Safety: S2 and S6 are the shape of the table (a `Release` is only ever returned 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,19 +162,26 @@ class Voter:
         """The slot of the newest vote that is durable."""
         return self._last_voted_slot
 
-    def handle(self, event: Event) -> list[Effect]:
-        """Take one event in; the effects to carry out, in order.
+    def effects(self, event: Event) -> Iterator[Effect]:
+        """Take one event in; the effects in order, each to be carried out before the next is asked for.
 
+        One after another, because a vote that may leave must not wait for the thoughts about the next one: those are
+        thought when the released vote is on its way.
         Never raises for what an event says: a pair of state and event that is not in `TABLE`, and any error inside, ends in
         STOPPED with a `Halt`.
         """
         handler = TABLE.get((self.state, type(event)))
         if handler is None:
-            return self._halt(HaltReason.INTERNAL, f"{type(event).__name__} cannot happen in {self.state.name}")
+            yield from self._halt(HaltReason.INTERNAL, f"{type(event).__name__} cannot happen in {self.state.name}")
+            return
         try:
-            return handler(self, event)
+            yield from handler(self, event)
         except TowerError as problem:
-            return self._halt(HaltReason.INTERNAL, str(problem))
+            yield from self._halt(HaltReason.INTERNAL, str(problem))
+
+    def handle(self, event: Event) -> list[Effect]:
+        """All effects of `event` at once, for who looks at them before carrying any out."""
+        return list(self.effects(event))
 
     def _halt(self, reason: HaltReason, text: str) -> list[Effect]:
         self.state = VoterState.STOPPED
@@ -474,7 +481,7 @@ class Voter:
 
     # ---- what the store says of the write in flight
 
-    def _store_answered(self, event: StoreAnswered) -> list[Effect]:
+    def _store_answered(self, event: StoreAnswered) -> Iterable[Effect]:
         match event.outcome:
             case Committed() as committed:
                 return self._committed(committed)
@@ -487,8 +494,8 @@ class Voter:
             case _:
                 raise InvariantViolation(f"a write cannot end as {type(event.outcome).__name__}")
 
-    def _committed(self, committed: Committed) -> list[Effect]:
-        """The tower is durable: the vote in it may leave, and the next one may be thought about (S2)."""
+    def _committed(self, committed: Committed) -> Iterator[Effect]:
+        """The tower is durable: the vote in it may leave, and then the next one may be thought about (S2)."""
         vote, self._pending = self._pending, None
         if vote is None or committed.fence != self.fence:
             raise InvariantViolation("a commit without a write of ours in flight")
@@ -500,16 +507,19 @@ class Voter:
             vote.slot, vote.bank_hash, vote.block_id, vote.timestamp, vote.cast_at_slot, self._unix_s
         )
         self._tower_revision = committed.record_revision
+        self.state = VoterState.READY
+        yield Release(committed, vote)
+        if self.state is not VoterState.READY:
+            return  # told to stop while the vote left
         if vote.state.root is not None and vote.state.root != old_root and vote.state.root in self.forks:
             self.forks.set_root(vote.state.root)
-        self.state = VoterState.READY
-        return [Release(committed, vote), *self._decide()]
+        yield from self._decide()
 
     def _deadline_passed(self, event: DeadlinePassed) -> list[Effect]:
         return self._halt(HaltReason.STORE_FAILED, event.cause)
 
 
-Handler = Callable[[Voter, Any], list[Effect]]
+Handler = Callable[[Voter, Any], Iterable[Effect]]
 
 # What was under way when a voter stopped still answers.
 STILL_ARRIVING = (

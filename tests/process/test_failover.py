@@ -12,7 +12,6 @@ import pytest
 from tests.support.cluster import Validator, World, until
 from tower.store import Owner
 from tower.stores import _etcd_messages as pb
-from tower.stores._etcd_link import METADATA
 from tower.stores.etcd import EtcdStore
 from tower.validator.config import Exit
 
@@ -31,7 +30,7 @@ def contents(world: World) -> dict[str, Any]:
     store = world.open_store()
     assert isinstance(store, EtcdStore)
     try:
-        answer = store._links.current.range(pb.range_request(b"\0", b"\0"), timeout=20, metadata=METADATA)
+        answer = store._links.current.call("range", pb.range_request(b"\0", b"\0"), 20)
         return {entry.key.decode(): (entry.value, entry.mod_revision) for entry in pb.decode_range(answer).kvs}
     finally:
         store.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from tests.simulator.coverage import Visited
@@ -33,9 +33,9 @@ class _CountingVoter(Voter):
 
     visited: Visited
 
-    def handle(self, event: Event) -> list[Effect]:
+    def effects(self, event: Event) -> Iterator[Effect]:
         self.visited[self.state, type(event)] += 1
-        return super().handle(event)
+        return super().effects(event)
 
 
 class Machine:

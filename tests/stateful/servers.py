@@ -113,7 +113,7 @@ class EtcdSide:
         return lost[0]
 
     def _txn(self, request: bytes) -> pb.TxnAnswer:
-        return pb.decode_txn(self._own._links.current.txn(request, timeout=TIMEOUT), (0, 0))
+        return pb.decode_txn(self._own._links.current.call("txn", request, TIMEOUT), (0, 0))
 
     def legacy_claim(self, value: bytes) -> None:
         self._txn(pb.txn(success=[pb.put_op(self._instance, value)]))

@@ -72,23 +72,23 @@ class NoClaimRevision(MemoryStore):
 class Deaf(Voter):
     """It does not listen to the watch."""
 
-    def handle(self, event):
-        return [] if isinstance(event, FenceLost) else super().handle(event)
+    def effects(self, event):
+        return iter(()) if isinstance(event, FenceLost) else super().effects(event)
 
 
 class Impatient(Voter):
     """It decides anew while an outcome is unknown."""
 
-    def handle(self, event):
+    def effects(self, event):
         if self.state is not VoterState.UNRESOLVED or not isinstance(event, BankFrozen):
-            return super().handle(event)
+            return super().effects(event)
         self._fold(event)
         pending = self._pending
         effects = self._decide()
         if effects and effects[0].vote.slot != pending.slot:
-            return effects
+            return iter(effects)
         self.state, self._pending = VoterState.UNRESOLVED, pending  # nothing new
-        return []
+        return iter(())
 
 
 class Forgetful(Voter):

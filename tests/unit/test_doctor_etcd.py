@@ -343,3 +343,15 @@ def test_metrics_text() -> None:
     assert quantile({}, "h", 0.5) is None
     assert quantile({'h_bucket{le="1"}': 0.0, 'h_bucket{le="+Inf"}': 0.0}, "h", 0.5) is None
     assert quantile({'h_bucket{le="1"}': 1.0, 'h_bucket{le="+Inf"}': 9.0}, "h", 0.99) == 1.0
+
+
+def test_what_a_certificate_opens() -> None:
+    opened = only(replace(facts_of(), opened=("me", "other")), "etcd-roles", WARN, "opens the keys of 2 identities")
+    assert "access grant me --user NAME" in opened.type[0]
+    assert wrong(replace(facts_of(), opened=("me",))) == []
+    kept = replace(facts_of(member(1, version="3.6.14"), member(2, version="3.7.1"), member(3, version="3.8.0")), opened=None)
+    assert [finding.check for finding in wrong(kept)] == ["etcd-version"]  # of several releases
+    found = [finding for finding in check_etcd(kept) if finding.check == "etcd-roles"]
+    assert [(finding.level, finding.found) for finding in found] == [(OK, "this certificate opens only what its roles name")]
+    leaky = only(replace(facts_of(*(member(n, version="3.5.28") for n in (1, 2, 3))), opened=None), "etcd-roles", WARN, "3.5.28")
+    assert "3.6.14, 3.7.1" in leaky.type[0]

@@ -19,7 +19,7 @@ from tower import _fast, _reference, wire
 from tower.errors import WireError
 from tower.localnet import intake
 from tower.restore import SlotHistory
-from tower.stores import _etcd_messages
+from tower.stores import _etcd_frames, _etcd_messages
 from tower.validator.admin_calls import AdminCalls
 
 MUTATIONS = 2_000
@@ -65,6 +65,7 @@ def _escape(*_: object) -> None:
         ("sysvars", SlotHistory, "check"),
         ("reservation", targets, "decode_reservation"),
         ("etcd", _etcd_messages, "decode_watch"),
+        ("http2", _etcd_frames, "settings_of"),
         ("admin", AdminCalls, "answer"),
     ],
 )
@@ -166,8 +167,8 @@ def test_bad_arguments_are_one_line_with_the_fix(capsys) -> None:
 
 
 def test_the_sanitizer_s_wrong_builds_still_fit_the_source() -> None:
-    source = (Path(_fast.__file__).parent / "_fast.pyx").read_text()
-    for loses, right, wrong, _, _ in sanitize.WRONG:
+    for name, loses, right, wrong, _, _ in sanitize.WRONG:
+        source = (Path(_fast.__file__).parent / name).read_text()
         assert source.count(right) == 1, loses
         assert wrong not in source
 

@@ -163,6 +163,30 @@ def test_resigning_while_a_write_is_under_way_sends_nothing():
     assert sent == []
 
 
+def test_a_released_vote_leaves_before_the_next_is_thought_about():
+    runner, store, sent, notes = scripted(committed, committed)
+    runner.dispatch(TakeOver())
+    runner.dispatch(BankFrozen(bank(1, 0), UNIX_S))  # while the first vote's write is under way
+    runner.settle()
+    assert notes[-3:] == ["outcome", "send", "begin"]
+    assert [vote.slot for vote in sent] == [0]
+    runner.settle()
+    assert [vote.slot for vote in sent] == [0, 1]
+    assert len(store.writes) == 2
+
+
+def test_who_is_told_to_stop_while_a_vote_leaves_decides_nothing_more():
+    runner, store, sent, _ = scripted(committed)
+    send = runner._send
+    runner._send = lambda vote: (send(vote), runner.dispatch(Resign("told")))
+    runner.dispatch(TakeOver())
+    runner.dispatch(BankFrozen(bank(1, 0), UNIX_S))
+    runner.settle()
+    assert [vote.slot for vote in sent] == [0]
+    assert (runner.voter.state, runner.in_flight, len(store.writes)) == (VoterState.STOPPED, False, 1)
+    assert runner.halted.reason is HaltReason.RESIGNED
+
+
 def test_the_watch_begins_with_the_fence_and_ends_with_the_runner():
     runner, _, _, notes = scripted(committed, on_fence_lost=lambda seen: None)
     runner.drive(TakeOver())

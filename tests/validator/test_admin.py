@@ -164,6 +164,7 @@ def test_no_secret_in_an_error(tmp_path: Path) -> None:
                 await client.acall(method, key, False)
             text = str(raised.value).replace(str(bad_file), "")
             assert not any(str(number) in text for number in KEY.secret if number > 9)
+            assert "not repeated here" not in text  # nor was it there before the last look
         assert control.told == []
 
     with_server(tmp_path, scenario)

@@ -29,11 +29,13 @@ from tower.localnet.methods import RpcMethods
 from tower.localnet.pubsub import PubSub
 from tower.localnet.render import base58
 from tower.localnet.voters import add_voters
+from tower.validator.web_bounds import listen_bounded
 
 __all__ = ["LOCALNET_FILE", "Localnet"]
 
 LOCALNET_FILE = "localnet.json"
 BODY_BYTES_MAX = 50 * 1024  # as on a real node
+CONNECTIONS_MAX = 300  # of the RPC, and of PubSub, where no more than 256 may subscribe
 PORT_ATTEMPTS_MAX = 50
 BACKLOG = 128
 ROOT_LOG_EVERY = 150  # slots
@@ -86,6 +88,7 @@ class Localnet:
         self._directory = directory
         self._log = log
         self._runners: list[web.AppRunner] = []
+        self._servers: list[asyncio.Server] = []
         self._vote_transport: asyncio.DatagramTransport | None = None
         self._block_transport: asyncio.DatagramTransport | None = None
         self._methods: RpcMethods | None = None
@@ -128,10 +131,10 @@ class Localnet:
         rpc.router.add_get("/health", self._health)
         pubsub = web.Application()
         pubsub.router.add_get("/", self.pubsub.handle)
-        for application, listening in ((rpc, rpc_socket), (pubsub, pubsub_socket)):
+        for application, listening, stays in ((rpc, rpc_socket, False), (pubsub, pubsub_socket, True)):
             runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_S)
             await runner.setup()
-            await web.SockSite(runner, listening, backlog=BACKLOG).start()
+            self._servers.append(await listen_bounded(runner, listening, CONNECTIONS_MAX, evict=not stays))
             self._runners.append(runner)
         self._write_file()
 
@@ -183,6 +186,9 @@ class Localnet:
     async def stop(self) -> None:
         """Close every port and forget the file. Idempotent."""
         await self.pubsub.close()
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()

@@ -29,9 +29,9 @@ from typing import Any
 
 from tower.errors import InvalidInput
 from tower.validator.admin_calls import AdminCalls
+from tower.validator.admin_client import DEFAULT_CALL_S, SET_IDENTITY_CALL_S, AdminClient
 from tower.validator.admin_wire import (
     INVALID_REQUEST,
-    MAX_ANSWER_BYTES,
     MAX_REQUEST_BYTES,
     AdminError,
     AdminTimeout,
@@ -65,8 +65,6 @@ READ_BYTES = 1 << 14
 IDLE_S = 300.0  # that a connection may ask for nothing
 HALF_REQUEST_S = 10.0  # that a request may take to arrive, once begun
 SEND_S = 30.0  # that a client may take to take an answer
-DEFAULT_CALL_S = 30.0
-SET_IDENTITY_CALL_S = 600.0  # catching up and claiming take as long as they take; this only bounds a hung process
 
 
 class AdminServer:
@@ -205,73 +203,3 @@ def _peer_is_allowed(peer: socket.socket) -> bool:
     credentials = struct.Struct("3i")
     _, uid, _ = credentials.unpack(peer.getsockopt(socket.SOL_SOCKET, option, credentials.size))
     return uid in (0, os.geteuid())
-
-
-class AdminClient:
-    """Calls to the validator of a ledger folder, one connection each. Raises `AdminError` or `AdminUnavailable`."""
-
-    def __init__(self, ledger: str | Path, *, timeout: float = DEFAULT_CALL_S) -> None:
-        self.path = admin_socket(ledger)
-        self.timeout = timeout
-
-    def call(self, method: str, *params: Any, timeout: float | None = None) -> Any:
-        """As `acall`, for callers without an event loop."""
-        return asyncio.run(self.acall(method, *params, timeout=timeout))
-
-    async def acall(self, method: str, *params: Any, timeout: float | None = None) -> Any:
-        """The result of one method, waited for at most `timeout` seconds (default: the client's)."""
-        bound = self.timeout if timeout is None else timeout
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-        try:
-            async with asyncio.timeout(bound):
-                line = await self._exchange(json.dumps(request).encode() + b"\n")
-        except TimeoutError:
-            raise AdminTimeout(f"{self.path}: no answer to {method} within {bound:g} s") from None
-        except (FileNotFoundError, NotADirectoryError):
-            hint = "is the validator running? --ledger names its folder"
-            raise AdminUnavailable(f"{self.path} does not exist; {hint}") from None
-        except ConnectionRefusedError:
-            raise AdminUnavailable(f"{self.path}: connection refused; the validator that made it has ended") from None
-        except PermissionError:
-            raise AdminUnavailable(f"{self.path}: permission denied; run this as the validator's user") from None
-        except ConnectionError:
-            line = b""
-        except OSError as problem:
-            raise AdminUnavailable(f"{self.path}: {problem.strerror or problem}") from None
-        if not line.endswith(b"\n"):
-            raise AdminUnavailable(f"{self.path}: the validator ended before it answered {method}")
-        return _result(line, self.path)
-
-    async def _exchange(self, request: bytes) -> bytes:
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            link.setblocking(False)
-            with short_name(self.path) as name:
-                await asyncio.get_running_loop().sock_connect(link, name)
-            reader, writer = await asyncio.open_unix_connection(sock=link, limit=MAX_ANSWER_BYTES)
-        except BaseException:
-            link.close()
-            raise
-        try:
-            with contextlib.suppress(BrokenPipeError):  # a server that refuses has answered already
-                writer.write(request)
-                await writer.drain()
-            return await reader.readline()
-        except ValueError:
-            raise AdminUnavailable(f"{self.path}: an answer longer than {MAX_ANSWER_BYTES} bytes") from None
-        finally:
-            await _close(writer)
-
-
-def _result(line: bytes, path: Path) -> Any:
-    try:
-        answer = json.loads(line)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise AdminUnavailable(f"{path}: the answer is not JSON-RPC")
-    error = answer.get("error")
-    if isinstance(error, dict):
-        code = error.get("code")
-        raise AdminError(code if isinstance(code, int) else 0, " ".join(str(error.get("message")).split()))
-    return answer.get("result")

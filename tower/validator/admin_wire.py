@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tower.errors import TowerError
+from tower.validator.redact import hide_keys
 
 __all__ = [
     "AdminError",
@@ -102,8 +103,8 @@ class RequestSplitter:
 
 
 def error_object(ident: Any, code: int, message: str) -> dict[str, Any]:
-    """The response that carries an error to the request `ident`."""
-    return {"jsonrpc": "2.0", "error": {"code": code, "message": message}, "id": ident}
+    """The response that carries an error to the request `ident`. A key that stood in the wrong place is not repeated."""
+    return {"jsonrpc": "2.0", "error": {"code": code, "message": hide_keys(message)}, "id": ident}
 
 
 @contextlib.contextmanager

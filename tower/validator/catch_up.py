@@ -42,15 +42,15 @@ class CatchUp:
 
     async def missing(self) -> str:
         """What is missing to be caught up; empty if nothing is. Raises `RpcError` and `RpcUnreachable`."""
-        slot, own = await self._newest()
-        self.slot = newest = await self._rpc.get_slot()
+        (slot, own), newest, healthy = await asyncio.gather(self._newest(), self._rpc.get_slot(), self._rpc.get_health())
+        self.slot = newest
         if own is None and self._vote_account is not None:
             return f"slot {slot} of {newest}, the vote account is not seen yet"
         if not self._routed.is_set():
             return f"slot {slot} of {newest}, the leader schedule is not known yet"
         if newest - slot > CAUGHT_UP_SLOTS:
             return f"slot {slot} of {newest}"
-        return "" if await self._rpc.get_health() else f"slot {slot} of {newest}, the cluster's RPC is unhealthy"
+        return "" if healthy else f"slot {slot} of {newest}, the cluster's RPC is unhealthy"
 
     async def wait(self) -> None:
         """Wait until our newest bank is about the cluster's, our vote account is seen in it, and votes know where to go.

@@ -1,18 +1,18 @@
 """`openos-validator`: the command line. It reads flags, calls, and turns what went wrong into one line.
 
 Flags without a subcommand run the validator. `--ledger` may stand before or after a subcommand. Exit statuses are those
-of `tower.validator.config.Exit`; this is the one place that maps an error to its status. Everything that takes time to
-import is imported by the command that needs it.
+of `tower.validator.exits.Exit`; this is the one place that maps an error to its status. A command is imported when it is named,
+and imports what takes time itself: the start of `set-identity` is a part of every failover.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from tower.errors import (
     InvalidSignature,
@@ -23,20 +23,39 @@ from tower.errors import (
     WireError,
     WrongTower,
 )
-from tower.validator.cli_admin import ADMIN_COMMANDS
-from tower.validator.cli_certs import certs
-from tower.validator.cli_completion import completion
-from tower.validator.cli_doctor import doctor
-from tower.validator.cli_failover import auto_takeover, failover
-from tower.validator.cli_look import LOOKING_COMMANDS
-from tower.validator.cli_run import run
-from tower.validator.cli_tower import WANTS_LEDGER, tower
-from tower.validator.config import Exit
+from tower.validator.exits import Exit
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["cli", "exit_status", "main"]
 
 PROGRAM = "openos-validator"
 INTERRUPTED = 130
+
+# The commands by name: the module of `tower.validator` that holds each, and its name there.
+COMMANDS = {
+    "access": ("cli_access", "access"),
+    "authorized-voter": ("cli_admin", "authorized_voter"),
+    "auto-takeover": ("cli_failover", "auto_takeover"),
+    "certs": ("cli_certs", "certs"),
+    "completion": ("cli_completion", "completion"),
+    "contact-info": ("cli_admin", "contact_info"),
+    "doctor": ("cli_doctor", "doctor"),
+    "exit": ("cli_admin", "exit_"),
+    "failover": ("cli_failover", "failover"),
+    "history": ("cli_look", "history"),
+    "list": ("cli_look", "list_identities"),
+    "monitor": ("cli_admin", "monitor"),
+    "run": ("cli_run", "run"),
+    "set-identity": ("cli_admin", "set_identity"),
+    "set-log-filter": ("cli_admin", "set_log_filter"),
+    "status": ("cli_look", "status"),
+    "tower": ("cli_tower", "tower"),
+    "wait-for-restart-window": ("cli_admin", "wait_for_restart_window"),
+    "watch": ("cli_look", "watch"),
+}
+WANTS_LEDGER = ("export", "import")  # of the commands of `tower`, those to which a --ledger before it is handed on
 
 
 def exit_status(problem: TowerError) -> Exit:
@@ -51,12 +70,23 @@ def exit_status(problem: TowerError) -> Exit:
 
 
 class _DefaultRun(click.Group):
-    """A group whose subcommand may be left out: then it is `run`."""
+    """A group whose subcommand may be left out: then it is `run`. Its commands are those of `COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        home = COMMANDS.get(cmd_name)
+        if home is None:
+            return None
+        command: click.Command = getattr(import_module(f"tower.validator.{home[0]}"), home[1])
+        return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """The commands, and the flags that run the validator."""
         found = super().shell_complete(ctx, incomplete)
-        return [*found, *run.shell_complete(ctx, incomplete)] if incomplete.startswith("-") else found
+        run = self.get_command(ctx, "run") if incomplete.startswith("-") else None
+        return found if run is None else [*found, *run.shell_complete(ctx, incomplete)]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if ctx.resilient_parsing and not args:  # a shell that completes the first word
@@ -66,10 +96,11 @@ class _DefaultRun(click.Group):
         while rest and (rest[0] in ("--ledger", "-l") or rest[0].startswith("--ledger=")):
             taken = 1 if "=" in rest[0] else 2
             ledger, rest = ledger + rest[:taken], rest[taken:]
-        if rest and rest[0] in self.commands:
+        command = self.get_command(ctx, rest[0]) if rest else None
+        if command is not None:
             # `tower` and `authorized-voter` have subcommands of their own
-            depth = 2 if isinstance(self.commands[rest[0]], click.Group) else 1
-            without = ("certs",) if rest[1:2] and rest[1] in WANTS_LEDGER else ("tower", "certs")
+            depth = 2 if isinstance(command, click.Group) else 1
+            without = ("certs",) if rest[1:2] and rest[1] in WANTS_LEDGER else ("access", "tower", "certs")
             args = [*rest[:depth], *(ledger if rest[0] not in without else []), *rest[depth:]]
         elif args[:1] not in (["--help"], ["-h"], ["--version"], ["-V"]):
             args = ["run", *args]
@@ -80,10 +111,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    from importlib.metadata import PackageNotFoundError, version
-
     if not wanted:
         return
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         click.echo(f"{PROGRAM} {version('tower')}")
     except PackageNotFoundError:
@@ -101,17 +132,6 @@ def cli() -> None:
 
     Flags without a command run the validator; `run --help` lists them.
     """
-
-
-cli.add_command(run)
-cli.add_command(completion)
-cli.add_command(certs)
-cli.add_command(doctor)
-cli.add_command(tower)
-cli.add_command(auto_takeover)
-cli.add_command(failover)
-for _command in (*ADMIN_COMMANDS, *LOOKING_COMMANDS):
-    cli.add_command(_command)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -138,7 +158,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    from tower.validator.redact import hide_keys
+
+    return hide_keys(" ".join(text.split()))
 
 
 if __name__ == "__main__":

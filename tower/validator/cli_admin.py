@@ -6,7 +6,6 @@ flags and texts are those of the tool in use.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,19 @@ from typing import Any
 import click
 
 from tower.errors import TowerError
-from tower.validator.config import Exit
-from tower.validator.store_options import ledger_option
+from tower.validator.exits import Exit
+from tower.validator.ledger_option import ledger_option
 from tower.validator.window_options import window_options
 
-__all__ = ["ADMIN_COMMANDS"]
+__all__ = [
+    "authorized_voter",
+    "contact_info",
+    "exit_",
+    "monitor",
+    "set_identity",
+    "set_log_filter",
+    "wait_for_restart_window",
+]
 
 STDIN_MAX = 1 << 16
 
@@ -31,6 +38,8 @@ def wait_for_restart_window(
     identity: str | None, min_idle_time: float, max_delinquent_stake: int, skip_new_snapshot_check: bool, ledger: Path
 ) -> int:
     """Return when the validator may be restarted or failed over at the least cost."""
+    import asyncio
+
     from tower.validator.preflight import parse_address
 
     watched = None if identity is None else parse_address(identity, "--identity")
@@ -64,7 +73,7 @@ def set_identity(keypair: str | None, require_tower: bool, ledger: Path) -> int:
 
     Returns when the identity is adopted: fence held, tower loaded.
     """
-    from tower.validator.admin import SET_IDENTITY_CALL_S
+    from tower.validator.admin_client import SET_IDENTITY_CALL_S
 
     whose = ("New validator identity", "setIdentity request")
     _with_keypair(ledger, "setIdentity", keypair, whose, (require_tower,), SET_IDENTITY_CALL_S)
@@ -82,6 +91,8 @@ def exit_(
 ) -> int:  # fmt: skip
     """End the validator, in a restart window unless --force."""
     if not force:
+        import asyncio
+
         asyncio.run(_wait(ledger, None, min_idle_time, max_delinquent_stake, skip_new_snapshot_check))
     _ask(ledger, "exit")
     click.echo("Exit request sent")
@@ -99,8 +110,10 @@ def monitor(ledger: Path) -> int:
 
 
 def _monitor(ledger: Path, already_ended: str | None = None) -> None:
+    import asyncio
+
     from tower.validator import monitor as watching
-    from tower.validator.admin import AdminUnavailable
+    from tower.validator.admin_wire import AdminUnavailable
     from tower.validator.display import status_display
 
     with status_display() as (line, live):
@@ -157,7 +170,8 @@ def set_log_filter(level: str, ledger: Path) -> int:
 
 def _ask(ledger: Path, method: str, *params: Any, timeout: float | None = None, failed: str = "") -> Any:
     """One admin call; its error says which request failed, as the tool in use says it."""
-    from tower.validator.admin import AdminClient, AdminError, AdminUnavailable
+    from tower.validator.admin_client import AdminClient
+    from tower.validator.admin_wire import AdminError, AdminUnavailable
 
     try:
         return AdminClient(ledger).call(method, *params, timeout=timeout)
@@ -187,8 +201,3 @@ def _with_keypair(
         raise InvalidInput(f"stdin: {text}; give <KEYPAIR>, or its content on stdin") from None
     click.echo(f"{doing}: {pair.address}")
     _ask(ledger, f"{method}FromBytes", list(pair.secret), *more, timeout=timeout, failed=failed)
-
-
-ADMIN_COMMANDS: tuple[click.Command, ...] = (
-    wait_for_restart_window, set_identity, exit_, monitor, authorized_voter, contact_info, set_log_filter,
-)  # fmt: skip

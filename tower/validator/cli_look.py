@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tower.validator.looking import Observation
     from tower.validator.observing import Observer
 
-__all__ = ["LOOKING_COMMANDS"]
+__all__ = ["history", "list_identities", "status", "watch"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -126,7 +126,7 @@ def history(identity: str | None, limit: int | None, output: str | None, **asked
 
     wanted = () if identity is None else _addresses((identity,))
     with _store(**asked) as (store, timeout):
-        facts = _look_all(store, timeout, wanted)
+        facts = _look_all(store, timeout, wanted, straight=asked["tower_storage"] == "etcd")
     rows = [row for each in facts for row in claims_of(each.sighting, each.claims)]
     rows.sort(key=lambda row: row["at"] or "9")  # a claim of unknown time is the newest; else each one's order stays
     _print(rows[-limit:] if limit else rows, output, history_lines)
@@ -173,8 +173,6 @@ def watch(
         return Exit.OK
     return _ended(said)
 
-
-LOOKING_COMMANDS = (status, list_identities, history, watch)
 
 # ---- shared
 
@@ -226,11 +224,15 @@ def _observer(
         store.close()
 
 
-def _look_all(store: ListingStore, timeout: float, wanted: tuple[str, ...] = ()) -> list[Any]:
-    """Sighting and history of every identity in the store, or of those `wanted` that are there."""
+def _look_all(store: ListingStore, timeout: float, wanted: tuple[str, ...] = (), *, straight: bool = False) -> list[Any]:
+    """Sighting and history of every identity in the store, or of those `wanted` that are there.
+
+    `straight` asks for those without a list first: in a folder a look leaves a lock file, and in etcd a certificate may be good
+    for one identity and not for the list.
+    """
     from tower.validator.looking import IdentityFacts
 
-    known = store.identities(timeout)
+    known = wanted if wanted and straight else store.identities(timeout)
     names = [name for name in wanted if name in known] if wanted else known
     return [IdentityFacts(store.look(name, timeout), tuple(store.history(name, timeout))) for name in names]
 

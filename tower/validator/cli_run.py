@@ -15,6 +15,8 @@ from tower.validator.store_options import ledger_option, store_options
 
 __all__ = ["ledger_option", "run"]
 
+log = logging.getLogger(__name__)
+
 
 @click.command()
 @click.option("--identity", "-i", metavar="KEYPAIR", help="Identity keypair file of this validator.")
@@ -82,15 +84,25 @@ __all__ = ["ledger_option", "run"]
 @config_option  # fmt: skip
 def run(log_file: str, log_format: str, ledger: Path, **flags: Any) -> int:
     """Run the validator (the default command)."""
+    from tower.secret_memory import locked_pages
+    from tower.validator.key_files import readable_by_others
     from tower.validator.ledger import lock_ledger
     from tower.validator.logs import start_log
+    from tower.validator.no_dumps import forbid_dumps
     from tower.validator.preflight import RunOptions, check_options
 
+    no_dumps = forbid_dumps()  # before the first key is read
     config = check_options(RunOptions(ledger=str(ledger), **flags))
     with lock_ledger(config.ledger) as lock:
         start_log(log_file, log_format)
+        for line in readable_by_others(flags):
+            log.warning("%s", line)
+        if not no_dumps:
+            log.warning("core dumps of this process, which hold its keys, could not be switched off")
+        if not locked_pages():
+            log.warning("keys are not locked in memory and may be written to swap; raise RLIMIT_MEMLOCK (systemd: LimitMEMLOCK=)")
         if config.vote_account is None:
-            logging.getLogger(__name__).warning("--vote-account not specified, voting is disabled")
+            log.warning("--vote-account not specified, voting is disabled")
         from tower.validator import process
 
         return int(process.run(config, lock))

@@ -15,9 +15,8 @@ from tower.validator.config import Exit
 from tower.validator.config_file import config_option
 from tower.validator.store_options import check_store, ledger_option, open_store, store_options, store_timeout_option
 
-__all__ = ["WANTS_LEDGER", "tower"]
+__all__ = ["tower"]
 
-WANTS_LEDGER = ("export", "import")  # of the commands here, those to which a --ledger before `tower` is handed on
 POLL_S = 0.5  # between two looks at the cluster's slot
 SILENT_S_MAX = 60.0  # that the cluster's RPC may be away while slots are counted
 

@@ -10,7 +10,7 @@ import math
 from tower.validator.doctor import Finding, Level, fail, ok, warn
 from tower.validator.doctor_facts import ClockFacts, EtcdFacts, name_of
 from tower.validator.doctor_space import check_space
-from tower.validator.etcd_releases import GOOD, judge
+from tower.validator.etcd_releases import GOOD, KEEPS_ROLES, judge, keeps_roles
 from tower.validator.etcd_survey import MemberFacts
 
 __all__ = ["check_etcd", "clocks_of"]
@@ -28,7 +28,7 @@ def check_etcd(facts: EtcdFacts) -> list[Finding]:
     """All findings about one etcd cluster."""
     found = _members(facts)
     if facts.survey.answered:
-        found += _versions(facts) + _access(facts) + _settings(facts) + check_space(facts)
+        found += _versions(facts) + _access(facts) + _roles(facts) + _settings(facts) + check_space(facts)
         found += _disks(facts) + _leader_changes(facts) + _certificates(facts)
     return found + _latency(facts)
 
@@ -138,6 +138,23 @@ def _access(facts: EtcdFacts) -> list[Finding]:
     why = "whoever reaches the port can take the fence, or change the tower"
     line = "etcd ... --client-cert-auth --trusted-ca-file=certs/etcd-ca.pem  # on each member, one after the other"
     return [fail("etcd-access", f"clients without a certificate are served by {', '.join(open_ones)}", why, line)]
+
+
+def _roles(facts: EtcdFacts) -> list[Finding]:
+    name = "etcd-roles"
+    if facts.opened is not None:
+        if len(facts.opened) < 2:
+            return []
+        why = "whoever has it can take the fence of each of them, and read and replace their towers"
+        line = f"openos-validator access grant {facts.opened[0]} --user NAME  # for each; then: openos-validator access enable"
+        return [warn(name, f"this certificate opens the keys of {len(facts.opened)} identities", why, line)]
+    found = [ok(name, "this certificate opens only what its roles name")]
+    leaky = [f"{name_of(member)}: {member.version}" for member in facts.survey.answered if not keeps_roles(member.version or "")]
+    if leaky:
+        why = "ways around a role are known in it: who has a role here may read keys that it does not name"
+        line = f"replace etcd by {KEEPS_ROLES} or newer of these lines, one member after the other"
+        found.append(warn(name, ", ".join(leaky), why, line))
+    return found
 
 
 def _settings(facts: EtcdFacts) -> list[Finding]:

@@ -121,6 +121,7 @@ class EtcdFacts:
     writes: Latency | None = None  # None: not measured
     tls: str = ""
     unix_time: float = 0.0  # when it was asked
+    opened: tuple[str, ...] | None = ()  # whose keys this certificate can list; None: roles keep them from it
 
     def ctl(self, command: str, endpoint: str | None = None) -> str:
         """An etcdctl command line, for one member or for all that answered."""

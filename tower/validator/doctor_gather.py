@@ -192,7 +192,20 @@ def _etcd_facts(config: EtcdConfig, options: RunOptions, timeout: float, write: 
     writes = measure_writes(config, first, timeout) if first is not None and write else None
     paths = {"cacert": options.etcd_cacert_file, "cert": options.etcd_cert_file, "key": options.etcd_key_file}
     tls = " ".join(f"--{flag}={quote(path or '')}" for flag, path in paths.items())
-    return EtcdFacts(found, scrapes, reads, writes, tls, time.time())
+    return EtcdFacts(found, scrapes, reads, writes, tls, time.time(), _opened(config, found, timeout))
+
+
+def _opened(config: EtcdConfig, found: EtcdSurvey, timeout: float) -> tuple[str, ...] | None:
+    """The identities in the etcd, as far as this certificate can list them; `None` where it may not."""
+    if not found.has_quorum:
+        return ()
+    store = open_store(StoreConfig("etcd", Path(), config))
+    try:
+        return tuple(store.identities(timeout))
+    except TowerError as problem:  # what else is wrong is told by the reads that are timed
+        return None if "permission denied" in str(problem) else ()
+    finally:
+        store.close()
 
 
 # -- the cluster

@@ -26,7 +26,7 @@ READS, WRITES = 10, 50
 CLEAN_UP_S = 2.0
 RECORD_BYTES = 2300  # a saved tower with a full stack
 PREFIX = b"doctor/"
-NOTHING = b"\0"  # a key that nobody writes
+NOTHING = PREFIX + b"nothing"  # a key that nobody writes, and that every role of `access grant` may read
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["GOOD", "Verdict", "Version", "judge", "parse_version"]
+__all__ = ["GOOD", "KEEPS_ROLES", "Verdict", "Version", "judge", "keeps_roles", "parse_version"]
 
 Version = tuple[int, int, int]
 
@@ -30,6 +30,10 @@ DEFECTS: tuple[tuple[Version, Version, str], ...] = (
     ((3, 4, 0), (3, 4, 21), SINGLE),
     ((3, 5, 0), (3, 5, 5), SINGLE),
 )
+# the first releases of their lines in which no way around a role is known: several were closed with 3.4.42,
+# 3.5.28 and 3.6.9, reads in nested transactions with 3.6.11, a watch that told too much with 3.6.14 and 3.7.1
+KEEPS_ROLES = "3.6.14, 3.7.1"
+ROLES_KEPT: dict[tuple[int, int], Version] = {(3, 6): (3, 6, 14), (3, 7): (3, 7, 1)}
 UNMAINTAINED: Version = (3, 5, 0)  # what is below
 
 
@@ -70,3 +74,16 @@ def judge(text: str) -> Verdict | None:
     if version < UNMAINTAINED:
         return Verdict(False, "etcd 3.4 is unmaintained since 2026-06-01")
     return None
+
+
+def keeps_roles(text: str) -> bool:
+    """Whether no way around a user's role is known in this release; `False` for one that is not known here.
+
+    >>> keeps_roles("3.6.14"), keeps_roles("3.6.13"), keeps_roles("3.5.28"), keeps_roles("3.8.0")
+    (True, False, False, True)
+    """
+    parsed = parse_version(text)
+    if parsed is None:
+        return False
+    version = parsed[0]
+    return version >= ROLES_KEPT.get((version[0], version[1]), max(ROLES_KEPT.values()))

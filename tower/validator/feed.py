@@ -42,7 +42,7 @@ CLOSE_S = 0.2  # for a connection to end in good order
 CONNECT_S = 5.0  # for a PubSub connection to stand
 SILENCE_S = 6.0  # without any message, while a bank comes every 400 ms: the connection is taken for dead
 SLOT_HASHES_NAMED = 512  # ancestors that the sysvar names
-VIEWS_MAX = 64  # banks whose vote accounts are kept until their hash is known
+VIEWS_MAX = 64  # banks whose vote accounts are kept: until their hash is known, and for their children
 STAKES_EVERY_SLOTS = 256
 ACCOUNTS_PER_CALL = 100
 ENDS = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED)
@@ -76,10 +76,11 @@ class ClusterFeed:
         self._on_bank = on_bank
         self._on_root = on_root
         self._epoch: EpochInfo | None = None
-        self._stakes: dict[bytes, int] = {}
+        self._stakes: Mapping[bytes, int] = {}  # replaced whole, never changed: banks share it
         self._stakes_at = 0
         self._views: dict[int, View] = {}
-        self._banks: dict[int, FrozenBank] = {}
+        self._told_slots: dict[int, None] = {}  # slots of the banks that were told of, in the order of telling
+        self._told_views: dict[int, View] = {}  # what the newest of them know of the vote accounts, for banks without a view
         self._blockhash = bytes(32)
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard = 0  # messages from PubSub
@@ -102,7 +103,8 @@ class ClusterFeed:
         while not entries:
             try:
                 await self._learn_stakes()
-                entries = await self._look_at_newest()
+                named = await self._look_at_newest()
+                entries = decode_slot_hashes(named) if named else []
             except NO_USABLE_ANSWER as problem:
                 log.warning("the newest bank could not be looked at: %s", problem)
             if not entries:
@@ -118,15 +120,16 @@ class ClusterFeed:
 
     def _frozen(self, slot: int, parent: int | None, bank_hash: bytes) -> FrozenBank:
         view = self._views.pop(slot, None)
-        if view is None and parent is not None and parent in self._banks:
-            view = self._banks[parent].votes
+        if view is None and parent is not None:
+            view = self._told_views.get(parent)
         bank = FrozenBank(
-            slot, parent, bank_hash, self._blockhash, self.epoch_of(slot), view or {}, dict(self._stakes)
+            slot, parent, bank_hash, self._blockhash, self.epoch_of(slot), view or {}, self._stakes
         )
-        self._banks[slot] = bank
-        if len(self._banks) > 2 * SLOT_HASHES_NAMED:
-            for old in sorted(self._banks)[:SLOT_HASHES_NAMED]:
-                del self._banks[old]
+        self._told_slots[slot], self._told_views[slot] = None, bank.votes
+        if len(self._told_slots) > 2 * SLOT_HASHES_NAMED:
+            del self._told_slots[next(iter(self._told_slots))]
+        if len(self._told_views) > VIEWS_MAX:
+            del self._told_views[next(iter(self._told_views))]
         return bank
 
     # ---- what the server knows now
@@ -143,21 +146,22 @@ class ClusterFeed:
         self._stakes = stakes
         self._stakes_at = self._epoch.absolute_slot
 
-    async def _look_at_newest(self) -> list[tuple[int, bytes]]:
-        """One consistent view of the newest bank: its SlotHashes (returned) and its vote accounts (kept)."""
+    async def _look_at_newest(self) -> bytes:
+        """One consistent view of the newest bank: its SlotHashes (returned as they are, empty where there are none) and its
+        vote accounts (kept)."""
         self._blockhash = (await self._rpc.get_latest_blockhash()).blockhash
         accounts = sorted(self._stakes, key=lambda account: (account != self._vote_account, account))
         view: dict[bytes, VoteAccountState] = {}
         first_slot: int | None = None
-        entries: list[tuple[int, bytes]] = []
+        named = b""
         for start in range(0, len(accounts) or 1, ACCOUNTS_PER_CALL - 1):
             chunk = accounts[start : start + ACCOUNTS_PER_CALL - 1]
             slot, found = await self._rpc.get_multiple_accounts([from_base58(SLOT_HASHES), *chunk])
             if first_slot is None:
                 first_slot = slot
-                entries = decode_slot_hashes(found[0].data) if found[0] is not None else []
+                named = b"" if found[0] is None else found[0].data
             elif slot != first_slot:
-                return entries  # the server moved on in between: no consistent view this time
+                return named  # the server moved on in between: no consistent view this time
             for account, state in zip(chunk, found[1:], strict=True):
                 if state is not None:
                     try:
@@ -169,7 +173,7 @@ class ClusterFeed:
             self.tip = max(self.tip, first_slot)
             for old in sorted(self._views)[:-VIEWS_MAX]:
                 del self._views[old]
-        return entries
+        return named
 
     async def ledger(self) -> LedgerView | None:
         """What the newest rooted bank remembers of old slots: it places a tower that was away for long.
@@ -251,7 +255,7 @@ class ClusterFeed:
         self.tip = max(self.tip, tip)
         unknown = []
         for slot, bank_hash in entries:
-            if slot in self._banks:
+            if slot in self._told_slots:
                 break
             unknown.append((slot, bank_hash))
         else:

@@ -124,6 +124,7 @@ class Identities:
 
         Giving an identity up needs nobody's consent. Taking one needs a node that is caught up, and the store.
         """
+        log.info("set-identity: %s is asked for", identity.address, extra=about("asked", identity=identity.address))
         async with self._changing, self.transitions.change(self.identity.address, identity.address) as change:
             voted = self.voting()
             if voted and identity == self.identity:

@@ -14,6 +14,7 @@ always on)
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import math
@@ -41,6 +42,7 @@ __all__ = [
     "check_vote_account",
     "parse_address",
     "parse_endpoint",
+    "voting_identity",
 ]
 
 DEFAULT_URL = "http://127.0.0.1:8899"
@@ -173,6 +175,17 @@ def check_options(options: RunOptions, now: datetime.datetime | None = None) -> 
         running=check_running(options),
         store_flags=store_flags(options, tower_dir),
     )
+
+
+async def voting_identity(rpc: ClusterRpc, config: ValidatorConfig) -> str:
+    """The identity that votes with the vote account, this node or another: its node's address; without one, or where it cannot be
+    read, our own identity's. Raises what `rpc` raises."""
+    if config.vote_account is not None:
+        _, account = await rpc.get_account_info(config.vote_account)
+        with contextlib.suppress(InvalidInput):
+            if account is not None:
+                return to_base58(decode_vote_account(account.data).node_pubkey)
+    return config.identity.address
 
 
 async def check_vote_account(rpc: ClusterRpc, config: ValidatorConfig) -> None:

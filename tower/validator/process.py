@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Coroutine, Mapping
@@ -31,7 +33,7 @@ from tower.validator.feed import ClusterFeed
 from tower.validator.identities import Identities
 from tower.validator.leader_duty import LeaderDuty, follow_slots
 from tower.validator.ledger import LedgerLock
-from tower.validator.preflight import check_vote_account
+from tower.validator.preflight import check_vote_account, voting_identity
 from tower.validator.rpc import ClusterRpc, RpcError, RpcUnreachable
 from tower.validator.sender import VoteSender, learn_routes
 from tower.validator.spare import SpareWatch
@@ -48,6 +50,9 @@ RETRY_FIRST_S = 0.1
 VOTES_END_S = 1.0  # that the vote thread may take to end: a store that hangs holds it up
 CLOSE_S = 1.8  # how long an orderly end may take before the process ends anyway
 ROUTES_EVERY_S = 30.0
+# How long a thread that wants to run may have to wait for one that does not stop: the interpreter's 5 ms are many times a fenced
+# store, and the vote thread would meet them whenever the store answers while the loop decodes what the cluster says.
+THREAD_SWITCH_S = 0.0001
 
 
 def run(config: ValidatorConfig, lock: LedgerLock) -> int:
@@ -62,6 +67,7 @@ def run(config: ValidatorConfig, lock: LedgerLock) -> int:
         finally:
             guards.extend(process.guards)
 
+    sys.setswitchinterval(THREAD_SWITCH_S)
     with lock:
         try:
             return asyncio.run(live())
@@ -141,10 +147,14 @@ class ValidatorProcess:
             await check_vote_account(self._rpc, config)
         # The store's first answer may take seconds (TLS, several endpoints); the loop stays free meanwhile.
         self._store = await asyncio.to_thread(open_store, config)
-        sighting = await asyncio.to_thread(self._store.look, config.identity.address, config.store_timeout)
+        whose = await voting_identity(self._rpc, config)  # a spare's certificate may open this one's keys and not its own
+        sighting = await asyncio.to_thread(self._store.look, whose, config.store_timeout)
         stored = "a tower is stored" if sighting.record is not None else "no tower is stored"
-        log.info("tower storage %s answers: %s for %s", config.tower_storage, stored, config.identity.address)
+        log.info("tower storage %s answers: %s for %s", config.tower_storage, stored, whose)
 
+        # Everything is imported and open: what exists by now stays, and no later collection looks at it again. A whole one takes
+        # about as long as thirty fenced writes, and a vote may meet it.
+        gc.freeze()
         self._progress = "LoadingLedger"
         forks = await self._feed.start()
         self._votes = VoteThread(config, self._store, forks, self._sender, self._halted, self._around.metrics, self._leading)

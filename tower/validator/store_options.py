@@ -7,7 +7,7 @@ that is not there has mistyped it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -15,24 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from tower.errors import InvalidInput
+from tower.validator.ledger_option import ledger_option
 
 if TYPE_CHECKING:
     from tower.store import NotingStore
     from tower.validator.config import EtcdConfig
 
-__all__ = ["StoreConfig", "check_store", "ledger_option", "open_store", "store_options", "store_timeout_option"]
+__all__ = ["StoreConfig", "check_store", "etcd_options", "ledger_option", "open_store", "store_options", "store_timeout_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-ledger_option = click.option(
-    "--ledger",
-    "-l",
-    type=click.Path(path_type=Path),
-    default=Path("ledger"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder of the validator: admin socket, lock, tower.",
-)
 
 
 # as `run` has it, where it bounds a vote's wait
@@ -57,6 +48,13 @@ def store_options(command: F) -> F:
             help="Where the tower is stored and fenced.",
         ),
         click.option("--tower", metavar="DIR", help="Folder of the file storage. Default: the ledger folder."),
+    )
+    return _with(options, etcd_options(command))
+
+
+def etcd_options(command: F) -> F:
+    """Give a command the flags of etcd alone, for what only etcd has; they arrive as `etcd_…`."""
+    options = (
         click.option(
             "--etcd-endpoint", "etcd_endpoints", metavar="HOST:PORT", multiple=True, help="etcd gRPC endpoint; repeatable."
         ),
@@ -71,7 +69,11 @@ def store_options(command: F) -> F:
         click.option("--etcd-cert-file", metavar="FILE", help="PEM: our certificate for etcd."),
         click.option("--etcd-key-file", metavar="FILE", help="PEM: key of that certificate."),
     )
-    for option in reversed(options):
+    return _with(options, command)
+
+
+def _with(options: Iterable[Callable[[F], F]], command: F) -> F:
+    for option in reversed(tuple(options)):
         command = option(command)
     return command
 

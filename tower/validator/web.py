@@ -18,6 +18,7 @@ authentication: bind it where only your monitoring can reach it.
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from aiohttp import web
 
 from tower.errors import InvalidInput
 from tower.validator.metrics import CONTENT_TYPE, Metrics, role_of
+from tower.validator.web_bounds import listen_bounded
 
 __all__ = ["HEALTH_PATHS", "StatusServer", "health", "page"]
 
@@ -38,6 +40,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 REQUEST_BYTES_MAX = 1024
+CONNECTIONS_MAX = 64
 CLOSE_S = 0.5
 
 ROWS = (
@@ -103,6 +106,7 @@ class StatusServer:
         self._host, self._port = host, port
         self._status, self._metrics = status, metrics
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -115,15 +119,18 @@ class StatusServer:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_S)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            self._server = await listen_bounded(self._runner, (self._host, self._port), CONNECTIONS_MAX)
         except OSError as problem:
             await self.close()
             reason = problem.strerror or problem
             raise InvalidInput(f"--metrics-address: cannot listen at {self._host}:{self._port}: {reason}") from None
-        self.port = int(self._runner.addresses[0][1])
+        self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Stop listening. Idempotent."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
