@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STORE  ?= etcd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly simulate quick lint fix localnet constraints test-etcd3 fuzz sanitize spec spec-large trace mutants docs clean
+.PHONY: help setup demo test nightly simulate quick lint fix localnet constraints test-etcd3 test-etcds fuzz sanitize spec spec-large trace fault soak mutants bench instructions docs audit release clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,7 +22,7 @@ $(VENV)/packages: $(VENV)/python constraints.txt pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools cython
 	@touch $@
 
-$(VENV)/ready: $(VENV)/packages setup.py tower/_fast.pyx
+$(VENV)/ready: $(VENV)/packages setup.py $(wildcard tower/*.pyx tower/*.pxd)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[test]'
 	@touch $@
 
@@ -55,8 +55,11 @@ localnet: setup  ## a local cluster to try things on, in ./localnet-run
 test-etcd3: setup  ## the etcd adapter on the etcd3 library itself, in a virtual environment of its own
 	@$(PYTHON) -m venv $(VENV)/etcd3
 	@$(VENV)/etcd3/bin/python -m pip install -q --disable-pip-version-check 'etcd3==0.12.0' 'protobuf==3.20.3' \
-		aiohttp click cryptography hypothesis pynacl pytest pytest-timeout rich solders
+		aiohttp click cryptography hpack hypothesis pynacl pytest pytest-timeout rich solders
 	@TOWER_ETCD3_PYTHON=$(VENV)/etcd3/bin/python $(BIN)/python -m pytest -q tests/etcd/test_etcd3_library.py
+
+test-etcds: setup  ## the tests that need an etcd on 3.4, 3.5, 3.6 and 3.7, as far as this machine can get them
+	@$(BIN)/python -m tests.etcd.versions
 
 $(VENV)/fuzz-ready: $(VENV)/ready
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[fuzz]'
@@ -85,16 +88,44 @@ trace: setup  ## the demo and a simulated run with traces, held against the spec
 	@$(BIN)/python -m spec.replay demo-run/simulator.ndjson
 	@$(BIN)/python -m spec.replay --store $(STORE) --alter $(or $(SEED),1) $(TRACES)
 
+fault: setup  ## real faults on real processes, judged by evidence; SEED=, CI=1 for a third of them
+	@$(BIN)/python -m tests.fault.run $(if $(SEED),--seed $(SEED)) $(if $(CI),--ci)
+
+soak: setup  ## random faults and failovers, MINUTES=60; goes on where fault-soak/ was left
+	@$(BIN)/python -m tests.fault.soak --minutes $(or $(MINUTES),60)
+
 mutants: setup  ## every guard of the code taken out once; the tests must notice (docs/mutants.md), some minutes
 	@$(BIN)/python -m mutants.run
+
+$(VENV)/bench-ready: $(VENV)/ready
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[bench,peers]'
+	@$(PYTHON) -m venv $(VENV)/etcd3-peer
+	@$(VENV)/etcd3-peer/bin/python -m pip install -q --disable-pip-version-check 'etcd3==0.12.0' 'protobuf==3.20.3'
+	@touch $@
+
+bench: $(VENV)/bench-ready  ## every benchmark at full length, then docs/benchmarks.md; TOPIC=codec for one of them
+	@$(BIN)/python -m benchmarks.run $(TOPIC)
+
+instructions: setup  ## instructions of the hot functions against those written down (needs valgrind)
+	@$(BIN)/python -m benchmarks.instructions --check
 
 docs: setup  ## the documentation as a site, in build/site; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "build/site/index.html"
+
+$(VENV)/release-ready: $(VENV)/ready
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[release]'
+	@touch $@
+
+audit: $(VENV)/release-ready  ## ask whether a known vulnerability is in what is pinned (needs the network)
+	@$(BIN)/python -m release.audit
+
+release: $(VENV)/release-ready  ## source archive, wheel, bill of materials and checksums in dist/
+	@$(BIN)/python -m release.build
 
 constraints: setup  ## write constraints.txt anew from what is installed
 	@$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' > constraints.new
 	@(echo '# What CI and the make targets install, exactly. Refresh: make constraints'; cat constraints.new) > constraints.txt; rm constraints.new
 
 clean:  ## remove everything that the targets made
-	@rm -rf $(VENV) build *.egg-info demo-run localnet-run tower/_fast.c tower/_fast*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) build dist *.egg-info demo-run localnet-run fault-soak tower/_*.c tower/_*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

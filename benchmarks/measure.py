@@ -11,8 +11,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["Sample", "interleaved"]
+__all__ = ["Here", "Sample", "Timed", "in_turns", "interleaved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,51 @@ def interleaved(cases: Mapping[str, Callable[[], object]], *, rounds: int, inner
                 for _ in turns:
                     call()
                 taken[name].append((clock() - began) / inner)
+            order.reverse()
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: Sample(tuple(seconds)) for name, seconds in taken.items()}
+
+
+class Timed(Protocol):
+    """What can be called in turns with others, in this process or in one of its own, and says itself how long it took."""
+
+    def take(self, calls: int) -> list[float]:
+        """Seconds of each of so many calls, one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A call of this process."""
+
+    call: Callable[[], object]
+
+    def take(self, calls: int) -> list[float]:
+        clock, call, taken = time.perf_counter, self.call, []
+        for _ in range(calls):
+            began = clock()
+            call()
+            taken.append(clock() - began)
+        return taken
+
+
+def in_turns(cases: Mapping[str, Timed], *, rounds: int, calls: int, before: int = 1) -> dict[str, Sample]:
+    """Each case takes its turn in each of `rounds` rounds: `before` calls that do not count, then `calls` that do.
+
+    For cases in other processes, which wake up in the first call of a turn. All have it, so that all are treated alike. The order
+    turns around from round to round, and garbage collection waits, as in `interleaved`; a sample has `rounds * calls` entries.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    order = list(cases.items())
+    for _, case in order:
+        case.take(1 + before)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name, case in order:
+                taken[name] += case.take(before + calls)[before:]
             order.reverse()
     finally:
         if collecting:
