@@ -8,8 +8,9 @@ latencies go to the file that the task names. It ends with its input, so that so
 still under way waits for it, as a tower must, and its latency counts from when it was due all the same. So it does for a vote
 that this thread begins late; how late is kept apart (`late`), because that is the fault of the driver and not of the store.
 
-**One thread.** The kernel tells which sockets have something to read. With `tick_s` it is asked so often, and everything that
-has come due or arrived is done at once: that costs up to a tick of latency and saves the driver's wakes.
+**One thread.** It sleeps until a vote is due or a socket has something to read, and takes all that there is. To wake at a fixed
+beat instead (every 2 to 10 ms) spared it a tenth of its processor
+time and gave no shorter latencies; two drivers cost a tenth more.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tower.keys import Keypair
 from tower.runner import CommittedVote, SignedVote
 from tower.store import ABSENT, Claimed, Committed, Fence, Owner, Refused, Unknown
 from tower.stores.etcd import EtcdStore, _EtcdPending
+from tower.types import BlockTimestamp
 
 __all__ = ["FIRST_SLOT", "SLOT_S", "Counts", "Driver", "Task", "Validator", "keypair", "plan"]
 
@@ -57,7 +59,6 @@ class Task:
     slots: int
     seed: int
     results: str  # the file for the latencies
-    tick_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -117,9 +118,9 @@ class Validator:
         pubkey, secret, hash_ = pair.pubkey, pair.secret, slot.to_bytes(32)
         state = self.state.copy()
         state.process_vote(slot)
-        self.slot, self.state = slot + 1, state
-        vote = Vote(slot, hash_, hash_, state, slot, (slot, slot), 8, 2 / 3, pubkey, hash_, None, slot)
-        self.record = _fast.encode_vote_record(pubkey, secret, state, hash_, slot, hash_, (slot, slot), 8, 2 / 3)
+        self.slot, self.state, seen = slot + 1, state, BlockTimestamp(slot, slot)
+        vote = Vote(slot, hash_, hash_, state, slot, seen, 8, 2 / 3, pubkey, hash_, None, slot)
+        self.record = _fast.encode_vote_record(pubkey, secret, state, hash_, slot, hash_, seen, 8, 2 / 3)
         self.begin()
         message = _fast.encode_vote_message(pubkey, pubkey, hash_, hash_, state, hash_, slot, hash_, None)
         self.signed = SignedVote(vote, self.record, _fast.sign_transaction(message, [secret]))
@@ -139,10 +140,10 @@ class Validator:
 class Driver:
     """Votes for `validators` by the plan, until all votes are settled or `DRAIN_S` after the last was due."""
 
-    def __init__(self, validators: Sequence[Validator], tick_s: float = 0.0) -> None:
+    def __init__(self, validators: Sequence[Validator]) -> None:
         self.counts = Counts()
         self.latencies = {name: array("d") for name in LATENCIES}
-        self.validators, self.tick_s = validators, tick_s
+        self.validators = validators
         self._epoll = select.epoll()
         self._by_socket: dict[int, Validator] = {}
         self._under_way: dict[str, Validator] = {}
@@ -173,10 +174,7 @@ class Driver:
         """Wait for answers, at most so long; the sockets that have one. To the microsecond: `epoll` itself knows only whole
         milliseconds."""
         if seconds > 0:
-            if self.tick_s:
-                time.sleep(self.tick_s)
-            else:
-                select.select([self._epoll], [], [], seconds)
+            select.select([self._epoll], [], [], seconds)
         return self._epoll.poll(0)
 
     def _due(self, who: Validator, due: float) -> None:
@@ -249,13 +247,15 @@ class Driver:
 
 def open_validators(task: Task) -> list[Validator]:
     """Every identity with a store of its own; their first endpoints go around the members, as operators would have it."""
-    files = {"ca_cert": "etcd-ca.pem", "cert": "validator.pem", "key": "validator-key.pem"}
-    pems = {name: (Path(task.certs) / file).read_bytes() for name, file in files.items()}
+    ca_cert, cert, key = (
+        (Path(task.certs) / name).read_bytes() for name in ("etcd-ca.pem", "validator.pem", "validator-key.pem")
+    )
     endpoints = [(str(host), int(port)) for host, port in task.endpoints]
     made = []
     for number in range(task.first, task.first + task.count):
         turn = number % len(endpoints)
-        store = EtcdStore(endpoints[turn:] + endpoints[:turn], transport="http2", **pems)
+        own = endpoints[turn:] + endpoints[:turn]
+        store = EtcdStore(own, ca_cert=ca_cert, cert=cert, key=key, transport="http2")
         made.append(Validator(keypair(task.seed, number), store))
     return made
 
@@ -265,7 +265,7 @@ def main() -> None:
     task = Task(**json.loads(sys.stdin.readline()))
     dues, whose = plan(task.count, task.slots, random.Random(f"{task.seed}/{task.first}/plan"))
     validators = open_validators(task)
-    driver = Driver(validators, task.tick_s)
+    driver = Driver(validators)
     gc.collect()
     gc.freeze()
     print("ready", flush=True)

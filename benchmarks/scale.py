@@ -52,7 +52,6 @@ class Load:
     identities: int
     slots: int
     drivers: int = 1
-    tick_s: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -148,7 +147,7 @@ def _driver(cluster: EtcdCluster, folder: Path, load: Load, seed: int, turn: int
     first, end = (load.identities * each // load.drivers for each in (turn, turn + 1))
     task = Task(
         [[host, port] for host, port in cluster.endpoints], str(cluster.certs_dir), first, end - first, load.slots, seed,
-        str(folder / f"latencies-{turn}"), load.tick_s,
+        str(folder / f"latencies-{turn}"),
     )  # fmt: skip
     return _process(json.dumps(asdict(task)))
 

@@ -1,11 +1,11 @@
 """Types of the compiled `_tree`; the texts stand in `_tree.pyx`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TypeVar, final, overload
 
 from tower.types import FrozenBank, VoteAccountState
 
-__all__ = ["BankVotes", "LatestVotes", "LockedOut", "Node"]
+__all__ = ["Ancestry", "BankVotes", "LatestVotes", "LockedOut", "Node"]
 
 _T = TypeVar("_T")
 
@@ -79,6 +79,13 @@ class Node:
     def become_root(self) -> list[Node]: ...
     def heaviest_below(self) -> Node: ...
     def led_by(self, leader: bytes) -> FrozenBank | None: ...
+
+@final
+class Ancestry(Set[int]):
+    def __new__(cls, node: Node | None, rooted: Set[int]) -> Ancestry: ...
+    def __contains__(self, older: object, /) -> bool: ...
+    def __iter__(self) -> Iterator[int]: ...
+    def __len__(self) -> int: ...
 
 @final
 class LockedOut:

@@ -13,12 +13,12 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from tower.errors import InvalidInput
 from tower.types import ZERO_HASH, Lockout, VoteAccountState
 
-__all__ = ["BankVotes", "LatestVotes", "LockedOut", "Node"]
+__all__ = ["Ancestry", "BankVotes", "LatestVotes", "LockedOut", "Node"]
 
 cdef extern from *:
     """
@@ -469,6 +469,49 @@ cdef class Node:
                 return node.bank
             node = node.parent
         return None
+
+
+@cython.final
+cdef class Ancestry:
+    """The ancestors of one bank, itself left out, as a `Set` of slots: asked of the tree, listed only for who goes through them.
+
+    `rooted` are the slots below the tree that are ancestors of its root. `node` is `None` for an unknown bank: nothing is in it.
+    """
+
+    cdef Node node
+    cdef object rooted
+
+    def __cinit__(self, Node node, rooted):
+        self.node = node
+        self.rooted = rooted
+
+    def __contains__(self, older):
+        cdef Node above = self.node
+        cdef uint64_t slot
+        if above is None or not isinstance(older, int) or not 0 <= older <= 0xFFFFFFFFFFFFFFFF:
+            return False
+        slot = older
+        if slot == above.slot:
+            return False
+        while above is not None and above.slot > slot:
+            above = above.parent
+        return above is not None and above.slot == slot or older in self.rooted
+
+    def __iter__(self):
+        if self.node is None:
+            return iter(())
+        return iter([(<Node>above).slot for above in self.node.path()[1:]] + sorted(self.rooted, reverse=True))
+
+    def __len__(self):
+        return sum([1 for _ in self])
+
+    def __eq__(self, other):
+        return set(self) == other if isinstance(other, Set) else NotImplemented
+
+    __hash__ = None
+
+
+Set.register(Ancestry)
 
 
 @cython.final

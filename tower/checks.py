@@ -105,7 +105,11 @@ def stake_voted_for(bank: FrozenBank, slot: int, forks: ForkChoice) -> tuple[int
 
 
 def _stake_beyond(newest: Mapping[int, int], slot: int, forks: ForkChoice) -> int:
-    return sum(stake for voted, stake in newest.items() if voted in forks and forks.is_ancestor(slot, voted))
+    beyond = 0
+    for voted, stake in newest.items():
+        if forks.is_ancestor(slot, voted):  # of a slot that is not in the tree nothing is known
+            beyond += stake
+    return beyond
 
 
 def check_thresholds(

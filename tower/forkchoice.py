@@ -31,33 +31,15 @@ Source: heaviest_subtree_fork_choice.rs and latest_validator_votes_for_frozen_ba
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 
-from tower._tree import BankVotes, LatestVotes, LockedOut, Node
+from tower._tree import Ancestry, BankVotes, LatestVotes, LockedOut, Node
 from tower.errors import InvalidInput
 from tower.types import FrozenBank
 
-__all__ = ["ROOTED_SLOTS_MAX", "Ancestry", "ForkChoice"]
+__all__ = ["ROOTED_SLOTS_MAX", "ForkChoice"]
 
 ROOTED_SLOTS_MAX = 4096  # slots below the root that are remembered as its ancestors
-
-
-class Ancestry(Set[int]):
-    """The ancestors of one slot, itself left out: asked of the tree, and listed only where somebody goes through them."""
-
-    __slots__ = ("_forks", "_slot")
-
-    def __init__(self, forks: ForkChoice, slot: int) -> None:
-        self._forks, self._slot = forks, slot
-
-    def __contains__(self, older: object) -> bool:
-        return older != self._slot and isinstance(older, int) and self._forks.is_ancestor(older, self._slot)
-
-    def __iter__(self) -> Iterator[int]:
-        return self._forks.ancestor_slots(self._slot)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 class ForkChoice:
@@ -108,10 +90,14 @@ class ForkChoice:
 
     def _node(self, slot: int, bank_hash: bytes | None = None) -> Node | None:
         """The version of `slot` with that hash; without one, the first that is not invalid, else the first."""
-        versions = self._versions.get(slot, [])
+        versions = self._versions.get(slot)
+        if versions is None:
+            return None
         if bank_hash is not None:
             return next((node for node in versions if node.bank.bank_hash == bank_hash), None)
-        return next((node for node in versions if node.invalid_ancestor is None), versions[0] if versions else None)
+        if len(versions) == 1:
+            return versions[0]
+        return next((node for node in versions if node.invalid_ancestor is None), versions[0])
 
     def bank(self, slot: int) -> FrozenBank | None:
         node = self._node(slot)
@@ -200,14 +186,7 @@ class ForkChoice:
 
     def ancestors(self, slot: int) -> Ancestry:
         """The known ancestors of `slot`, without itself; empty for an unknown slot. To ask `in` costs their distance."""
-        return Ancestry(self, slot)
-
-    def ancestor_slots(self, slot: int) -> Iterator[int]:
-        """The slots of `ancestors`, those of the tree first, newest first."""
-        node = self._node(slot)
-        if node is not None:
-            yield from (above.slot for above in node.path()[1:])
-            yield from reversed(self._rooted_in_order)
+        return Ancestry(self._node(slot), self._rooted)
 
     def is_ancestor(self, older: int, newer: int) -> bool:
         """Whether `older` is an ancestor of `newer` or the same slot; False where either is unknown."""
