@@ -9,8 +9,8 @@ still under way waits for it, as a tower must, and its latency counts from when 
 that this thread begins late; how late is kept apart (`late`), because that is the fault of the driver and not of the store.
 
 **One thread.** It sleeps until a vote is due or a socket has something to read, and takes all that there is. To wake at a fixed
-beat instead (every 2 to 10 ms) spared it a tenth of its processor
-time and gave no shorter latencies; two drivers cost a tenth more.
+beat instead (every 2 to 10 ms) spared it a tenth of its processor time and gave no shorter latencies; two drivers cost a
+tenth more.
 """
 
 from __future__ import annotations

@@ -37,9 +37,10 @@ def report(bench: Bench, runs: Sequence[Run]) -> None:
             at_most = QUARTER_OF_A_SLOT_MS if target and name == "p99" else None
             bench.figure(TABLE, f"{what}: store, {name}", store.quantile(share) * 1e3, "ms", at_most=at_most, note=note)
         bench.figure(TABLE, f"{what}: driver late, p99", run.latencies["late"].quantile(0.99) * 1e3, "ms", note="in the store's")
-        bench.figure(TABLE, f"{what}: votes stored", run.counts.released / run.seconds, "1/s")
+        bench.figure(TABLE, f"{what}: votes stored", votes / run.seconds, "1/s", note=f"{run.counts.left} never begun")
         bench.figure(TABLE, f"{what}: votes decided and not stored", run.unpersisted, "", at_most=0 if target else None)
-        bench.figure(TABLE, f"{what}: writes repeated after an unknown outcome", run.counts.repeated, "", note="all settled")
+        unsettled = f"{run.counts.unsettled} never settled" if run.counts.unsettled else "all settled"
+        bench.figure(TABLE, f"{what}: writes repeated after an unknown outcome", run.counts.repeated, "", note=unsettled)
         for who, used in (("etcd, 3 members", members.cpu_s), ("our drivers", run.driver_cpu_s), ("all else", run.other_cpu_s)):
             each = "" if who == "all else" else f"{used / votes * 1e6:.0f} us a vote"
             bench.figure(TABLE, f"{what}: processors of {who}", used / run.accounted_s, "cores", note=each)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.conftest import Bench
+from benchmarks.conftest import FULL, Bench
 from benchmarks.measure import Timed, in_turns
 from benchmarks.peers.cargo import CannotBuild, build
 from benchmarks.peers.pipe import Peer, Turn
@@ -23,9 +23,9 @@ INNER = 20  # votes between two looks at the clock
 
 
 @pytest.fixture
-def rust(bench: Bench) -> Iterator[Peer]:
+def rust() -> Iterator[Peer]:
     try:
-        binary = build(only_if_built=not bench.full)
+        binary = build(only_if_built=not FULL)
     except CannotBuild as problem:
         pytest.skip(str(problem))
     with Peer([binary]) as peer:

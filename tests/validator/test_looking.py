@@ -293,13 +293,15 @@ def test_foreign_keys_and_a_long_history_do_not_hide_an_identity(own_etcd: EtcdS
     pairs = sorted((Keypair.generate() for _ in range(3)), key=lambda pair: pair.address)
     for pair in pairs:
         claim(store, pair)
-    client = store._links.current.client
+    foreign = open_store(own_etcd, transport="grpc")  # has the library's client, which writes any key
+    client = foreign._links.current.client
     for name in ("registry/instance", "a", "~", f"{pairs[0].address}x/tower", "0" * 44 + "/instance", "/tower"):
         client.put(name, b"foreign")
     for number in range(LIST_PAGE + 30):
         client.put(f"{pairs[1].address}/history/{number:020d}-00", b"{}")
         client.put(f"Z/{number}", b"foreign")
     assert store.identities(T) == [pair.address for pair in pairs]
+    foreign.close()
     store.close()
 
 
