@@ -5,7 +5,7 @@
     python -m benchmarks.instructions --write    count, and write benchmarks/instructions.json
 
 One process calls every function a few times and then one of them 500 times more, and another calls one that does nothing as
-often: the difference of the two counts over 500 is its price. Start-up cancels out, and so does the interpreter's own work of a call,
+often: the difference of the two counts over 500 is its price. Start-up cancels out, and so does the interpreter's own work,
 which moves by some tens of instructions with code that has nothing to do with it.
 libsodium's instructions stand apart: they are not ours to save, and are the same for the same bytes.
 
