@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=False, embedsignature=True, auto_pickle=False
 """The loops over many voters, compiled: a bank's votes in columns, their weight on the tree of banks, and stake tallies.
 
-Arithmetic over arrays and parent links only; which vote counts, which fork is followed and what may be voted for is read in
-`tower.forkchoice` and `tower.checks`. `tower._reference_tree` is the readable twin.
+Arithmetic over arrays and parent links. Of the rules only those stand here that are asked once a voter or once a child: which
+of two votes is newer, which vote is left under a vote, which of two forks is heavier. What a duplicate is, and what may be voted
+for, stands in `tower.forkchoice` and `tower.checks`; all of it can be read in the twin, `tower._reference_tree`.
 
 Stakes are u64 lamports. The stakes of one bank must add up to no more than 64 bits, which is checked when its columns are made.
 Votes that count may come from banks with different stakes, so weights of forks have 128 bits.
