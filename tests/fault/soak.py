@@ -231,6 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("fault-soak"), help="statistics and what failed; go on with the same")
     parser.add_argument("--seed", type=int, help="of a new soak; printed")
     asked = parser.parse_args(arguments)
+    asked.folder = asked.folder.resolve()  # the machines of a round work elsewhere
     asked.folder.mkdir(parents=True, exist_ok=True)
     statistics = asked.folder / "soak.json"
     told = _load(statistics)

@@ -13,7 +13,7 @@ from tests.localnet.served import QUIET, cli
 from tests.localnet.support import OUR_ACCOUNT, OURS, cluster, genesis, hash_of, our_vote
 from tower.errors import InvalidInput
 from tower.localnet.cluster import Cluster, Timekeeper
-from tower.localnet.forks import MAJORITY, PartitionPlan, PartitionRequest
+from tower.localnet.forks import MAJORITY, MINORITY, PartitionPlan, PartitionRequest
 from tower.localnet.genesis import LocalnetConfig
 from tower.localnet.server import Localnet
 from tower.localnet.voters import LocalVoter, add_voters
@@ -140,6 +140,28 @@ def found_together(running: Cluster, since: int) -> None:
     assert running.counts["failed"] == 0
     newest = {state.last_voted_slot for state in running.rpc_view.tip.votes.values()}
     assert newest == {running.slot - 2}
+
+
+def test_votes_that_landed_nowhere_when_the_cut_heals_still_decide(rng: random.Random) -> None:
+    """Most have voted for a fork, and the cut heals before a block of it holds their votes: the other, older one weighs more.
+
+    None of them may switch, and their votes cannot land there. Blocks go on where they are bound.
+    """
+    for seed in range(rng.randrange(1 << 30), 1 << 32):
+        running, _ = alive(seed, "40:4:30")
+        cut = running._plan.at(40)
+        assert cut is not None
+        if cut.first_side == MINORITY:
+            break
+    go_to(running, 44)
+    assert running.partition is None
+    most = [sent(running, account)[-1] for account in running._voters if account not in cut.minority]
+    assert set(most) == {41}, "most have voted on their own side"
+    go_to(running, 120)
+    assert running.views[MAJORITY].on_chain(41)
+    assert running.views[MAJORITY].root > 44
+    assert running.judge.conflicts_total == 0
+    assert {state.last_voted_slot for state in running.rpc_view.tip.votes.values()} == {running.slot - 2}
 
 
 def test_the_silent_vote_nowhere_and_come_back_to_the_heavier_fork(rng: random.Random) -> None:

@@ -28,7 +28,7 @@ from tower.localnet.intake import Intake, read_ballots, read_transaction
 from tower.localnet.judge import HORIZON_SLOTS, Judge
 from tower.localnet.runtime import Runtime
 from tower.localnet.schedule import WINDOW_SLOTS, leader_schedule
-from tower.localnet.tree import BankTree, View
+from tower.localnet.tree import Arrived, BankTree, View
 from tower.types import FrozenBank
 from tower.validator.announcement import read_announcement
 
@@ -104,6 +104,7 @@ class Cluster:
         self._open: Bank | None = None
         self._partition: Partition | None = None
         self._pending: tuple[deque[Intake], deque[Intake]] = (deque(), deque())  # by side
+        self._arrived: tuple[Arrived, Arrived] = ({}, {})  # by side, landed or not
         self._voters: dict[bytes, Callable[[FrozenBank], None]] = {}
         self._signatures: dict[bytes, list[int]] = {}
         self._schedules: dict[int, list[bytes]] = {}
@@ -257,18 +258,19 @@ class Cluster:
 
         `voter` is the vote account of one of the cluster's own voters; everything else is on our side.
         """
-        intake = self.arrive(raw, source)
+        intake = self.arrive(raw, source, voter)
         if intake.problem is None:
             self.enqueue(intake, voter)
         return intake
 
-    def arrive(self, raw: bytes, source: str) -> Intake:
-        """Read a packet and show its votes to the judge, whatever happens to it afterwards."""
+    def arrive(self, raw: bytes, source: str, voter: bytes | None = None) -> Intake:
+        """Read a packet and show its votes to the judge and to its side, whatever happens to it afterwards."""
         at_ms, unix_ms = self.time.since_start_ms(), self.time.unix_ms()
         self.counts["arrived"] += 1
         intake = read_transaction(raw)
         if intake.transaction is not None and intake.signed:
-            self._show_judge(intake.transaction, source, at_ms, unix_ms)
+            side = self._side_of(voter or self.genesis.ours.vote_account)
+            self._show(intake.transaction, source, side, at_ms, unix_ms)
         if intake.problem is not None:
             unsigned = intake.transaction is not None and not intake.signed
             self.counts["invalid_signature" if unsigned else "undecodable"] += 1
@@ -282,7 +284,7 @@ class Cluster:
         else:
             pending.append(intake)
 
-    def _show_judge(self, transaction: Transaction, source: str, at_ms: int, unix_ms: int) -> None:
+    def _show(self, transaction: Transaction, source: str, side: int, at_ms: int, unix_ms: int) -> None:
         ballots, unreadable = read_ballots(transaction, source)
         self.counts["undecodable"] += unreadable
         for vote_account, signers, ballot in ballots:
@@ -290,6 +292,9 @@ class Cluster:
             voters = frozenset(voter for _, voter in state.authorized_voters) if state else frozenset()
             if voters & signers:
                 self.judge.arrive(vote_account, ballot, at_ms, unix_ms)
+                voted = self.tree.get(ballot.last_slot)
+                if voted is not None and voted.hash == ballot.hash:
+                    _note(self._arrived[side], vote_account, voted.slot)
                 if vote_account == self.genesis.ours.vote_account:
                     self._plan.our_first_vote(self.slot)
             else:
@@ -337,7 +342,7 @@ class Cluster:
         """`side` receives a frozen bank: its view, then the RPC's listeners, then its voters."""
         view = self.views[side]
         confirmed, root = view.confirmed, view.root
-        named = view.receive(bank)
+        named = view.receive(bank, self._arrived[side])
         if view is self.rpc_view:
             for listener in self.listeners:
                 listener.on_frozen(bank)
@@ -356,6 +361,9 @@ class Cluster:
 
     def _heal(self) -> None:
         """Both sides get what they missed, oldest first; waiting votes may go into any bank again."""
+        for side in (MAJORITY, MINORITY):
+            for vote_account, slot in self._arrived[1 - side].items():
+                _note(self._arrived[side], vote_account, slot)
         missed = [self._missing(side) for side in (MAJORITY, MINORITY)]
         for side in (MAJORITY, MINORITY):
             for bank in missed[side]:
@@ -383,3 +391,7 @@ class Cluster:
                     self._signatures[signature] = slots
                 else:
                     self._signatures.pop(signature, None)
+
+
+def _note(arrived: Arrived, vote_account: bytes, slot: int) -> None:
+    arrived[vote_account] = max(slot, arrived.get(vote_account, 0))

@@ -5,6 +5,10 @@ heaviest chain, what it calls confirmed and rooted, and which banks' hashes it c
 
 A bank's hash is *named* once a child of it is seen: only then is the bank handed to voters, as over the RPC.
 
+A fork weighs what was voted for it, whether those votes have landed or only arrived. Where leaders counted landed votes alone, a
+fork that most have voted for could stay the lighter one for ever: nobody builds on it, so the votes land nowhere, and who
+is bound to it may not switch. (On a real network every leader builds where its own votes bind it; here one view serves all.)
+
 Rules: *rooted* is the highest slot that two thirds of the stake have as root in the heaviest bank's vote accounts;
 *confirmed* the highest slot of the heaviest chain that more than two thirds of the stake have voted for or beyond.
 """
@@ -12,15 +16,18 @@ Rules: *rooted* is the highest slot that two thirds of the stake have as root in
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from tower.errors import InvariantViolation
 from tower.forkchoice import ForkChoice
 from tower.localnet.bank import Bank
-from tower.types import FrozenBank
+from tower.types import FrozenBank, Lockout
 
-__all__ = ["BANKS_BEHIND_ROOT", "UNROOTED_MAX", "BankTree", "View"]
+__all__ = ["BANKS_BEHIND_ROOT", "UNROOTED_MAX", "Arrived", "BankTree", "View"]
 
 BANKS_BEHIND_ROOT = 600  # more than SlotHashes can name, so every bank that a client may still ask about is there
+Arrived = dict[bytes, int]  # vote account -> slot of its newest vote that arrived
+
 UNROOTED_MAX = 2048  # slots between heaviest tip and root; beyond it the view roots by itself, to stay bounded
 
 
@@ -111,12 +118,15 @@ class View:
         """The heaviest frozen bank: what `processed` means."""
         return self._tree[self.best]
 
-    def receive(self, bank: Bank) -> FrozenBank | None:
-        """A frozen bank becomes known here. Returns its parent if that is named by it for the first time."""
+    def receive(self, bank: Bank, arrived: Arrived | None = None) -> FrozenBank | None:
+        """A frozen bank becomes known here. Returns its parent if that is named by it for the first time.
+
+        `arrived` are the newest votes that this side has seen.
+        """
         self.slots.add(bank.slot)
         # A bank on a fork that was given up is known, but never the heaviest.
         if bank.parent_slot is not None and bank.parent_slot in self._choice:
-            self._choice.add(bank.for_voter())
+            self._choice.add(self._weighed(bank.for_voter(), arrived or {}))
         self.best = self._choice.best().slot
         self._advance()
         parent = bank.parent_slot
@@ -124,6 +134,15 @@ class View:
             return None
         self._named.add(parent)
         return self._tree[parent].for_voter()
+
+    def _weighed(self, bank: FrozenBank, arrived: Arrived) -> FrozenBank:
+        """The bank with votes that arrived in place of the older ones that landed."""
+        votes = dict(bank.votes)
+        for account, slot in arrived.items():
+            own = votes.get(account)
+            if own is not None and slot in self._tree and slot > (own.last_voted_slot or 0):
+                votes[account] = replace(own, lockouts=(Lockout(slot, 1),))
+        return replace(bank, votes=votes)
 
     def chain(self, slot: int | None = None) -> list[int]:
         """Slots of the fork of `slot` (the heaviest by default), oldest first, as far as banks are kept."""
