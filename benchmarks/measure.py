@@ -44,15 +44,24 @@ class Sample:
         }
 
 
-def interleaved(cases: Mapping[str, Callable[[], object]], *, rounds: int, inner: int = 1) -> dict[str, Sample]:
+def interleaved(
+    cases: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    inner: int = 1,
+    after: Mapping[str, Callable[[], object]] | None = None,
+) -> dict[str, Sample]:
     """Call every case `inner` times in each of `rounds` rounds, one case after the other; seconds per call of each.
+
+    `after`: what follows on a case's turn and does not count.
 
     The order turns around from round to round. Garbage collection waits meanwhile, as `timeit` has it.
     """
     taken: dict[str, list[float]] = {name: [] for name in cases}
-    clock, order = time.perf_counter, list(cases.items())
-    for _, call in order:  # caches, branch predictors, connections
+    clock, order, after = time.perf_counter, list(cases.items()), after or {}
+    for name, call in order:  # caches, branch predictors, connections
         call()
+        after.get(name, bool)()
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -63,6 +72,7 @@ def interleaved(cases: Mapping[str, Callable[[], object]], *, rounds: int, inner
                 for _ in turns:
                     call()
                 taken[name].append((clock() - began) / inner)
+                after.get(name, bool)()
             order.reverse()
     finally:
         if collecting:

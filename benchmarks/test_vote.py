@@ -145,6 +145,7 @@ class Alone:
         taken = clock() - began
         assert isinstance(outcome, Committed), outcome
         self._revision = outcome.record_revision
+        store.expect_store()  # as the runner does after each vote
         return taken
 
 

@@ -310,6 +310,24 @@ cdef class TowerVoteState:
             return newer > self.slots[self.depth - 1]
         return not self.has_root or newer > self.root_slot
 
+    def is_well_formed(self):
+        """Whether the stack keeps the rules that `tower.lockout.malformed` names: asked before every store (S5)."""
+        cdef int i
+        cdef uint64_t lockout
+        for i in range(self.depth):
+            if not 1 <= self.confirmations[i] <= VOTES_MAX:
+                return False
+            if self.has_root and self.root_slot and self.slots[i] <= self.root_slot:
+                return False
+            if i == 0:
+                continue
+            if self.slots[i] <= self.slots[i - 1] or self.confirmations[i] >= self.confirmations[i - 1]:
+                return False
+            lockout = <uint64_t>1 << self.confirmations[i - 1]
+            if self.slots[i - 1] <= U64_MAX - lockout and self.slots[i] > self.slots[i - 1] + lockout:
+                return False
+        return True
+
     def is_locked_out(self, slot, ancestors):
         """Whether the lockouts forbid a vote for `slot`, whose fork holds `ancestors` (slots, without `slot` itself).
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 
 import nacl.bindings
 import nacl.exceptions
@@ -187,6 +188,15 @@ class TowerVoteState:
         if self._slots:
             return slot > self._slots[-1]
         return self._root is None or slot > self._root
+
+    def is_well_formed(self) -> bool:
+        """Whether the stack keeps the rules that `tower.lockout.malformed` names: asked before every store (S5)."""
+        if any(not 1 <= count <= MAX_LOCKOUT_HISTORY for count in self._confirmations):
+            return False
+        if self._root and any(slot <= self._root for slot in self._slots):
+            return False
+        stack = list(zip(self._slots, self._confirmations, strict=True))
+        return all(slot < newer <= slot + (1 << count) and fewer < count for (slot, count), (newer, fewer) in pairwise(stack))
 
     def is_locked_out(self, slot: int, ancestors: Set[int]) -> bool:
         """Whether the lockouts forbid a vote for `slot`, whose fork holds `ancestors` (slots, without `slot` itself).

@@ -61,6 +61,11 @@ class Check:
         return self.blocking and not self.passed
 
 
+CAN_SIGN = Check("can-sign", True)
+MAY_SWITCH = Check("switch", True)  # same fork, or none to leave: no stake was compared
+PROPAGATED = Check("propagation", True)  # vacuous
+
+
 class SwitchDecision(enum.Enum):
     """How a vote for the candidate relates to the fork of our last vote."""
 
@@ -174,9 +179,9 @@ def check_switch(
             reason = f"the last vote {last_voted_slot} is on the duplicate slot {bad}; slot {bank.slot} is below it"
             return SwitchDecision.FAILED_DUPLICATE_ROLLBACK, Check("switch", False, bad, 0, reason)
         if bad is not None and not forks.holds(last_voted_slot, last_voted_hash):
-            return SwitchDecision.SWITCH_PROOF, Check("switch", True)
+            return SwitchDecision.SWITCH_PROOF, MAY_SWITCH
     if last_voted_slot is None or forks.is_ancestor(last_voted_slot, bank.slot):
-        return SwitchDecision.SAME_FORK, Check("switch", True)
+        return SwitchDecision.SAME_FORK, MAY_SWITCH
     if forks.is_ancestor(bank.slot, last_voted_slot):
         reason = f"slot {bank.slot} is an ancestor of the last vote {last_voted_slot}"
         return SwitchDecision.FAILED, Check("switch", False, 0.0, SWITCH_FORK_THRESHOLD, reason)
@@ -237,10 +242,10 @@ def check_propagation(bank: FrozenBank, identity: bytes, forks: ForkChoice) -> C
     newest vote, landed or by gossip, is for the block or beyond.
     """
     if bank.leader == identity:
-        return Check("propagation", True)
+        return PROPAGATED
     own = forks.led_by(identity, bank.slot)
     if own is None:
-        return Check("propagation", True)
+        return PROPAGATED
     total = sum(bank.stakes.values())
     seen = sum(bank.stakes.get(account, 0) for account in forks.voted_at_or_beyond(own.slot))
     share = seen / total if total else 0.0
@@ -268,4 +273,4 @@ def check_can_sign(
         return None, Check("can-sign", False, bank.epoch, reason=f"no authorized voter for epoch {bank.epoch}")
     if voter not in authorized_voters:
         return None, Check("can-sign", False, bank.epoch, reason="the key of the authorized voter is not loaded")
-    return voter, Check("can-sign", True)
+    return voter, CAN_SIGN

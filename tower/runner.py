@@ -182,6 +182,8 @@ class Runner:
             self.dispatch(DeadlinePassed(text))
         else:
             self.dispatch(StoreAnswered(outcome))
+        if self._in_flight is None and self.voter.state is VoterState.READY:
+            self._store.expect_store()  # the vote has left, and there is time until the next bank
 
     def _left(self, flight: _InFlight) -> float:
         return max(0.0, flight.deadline - self._clock())

@@ -199,6 +199,12 @@ class Store(Protocol):
         same write.
         """
 
+    def expect_store(self) -> None:
+        """A write of a record is likely to come next: prepare what can be prepared, so that it takes less time then.
+
+        Changes nothing at the store and never raises. A write that was not announced is as good as one that was.
+        """
+
     def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> Watch:
         """Call `on_lost(revision)` once, from a thread of the adapter, soon after somebody else claims.
 

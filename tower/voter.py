@@ -352,8 +352,8 @@ class Voter:
             return []
         if self.fence is None:
             raise InvariantViolation("a decision without a fence")
-        problem = malformed(vote.state.votes, vote.state.root)
-        if problem is not None:
+        if not vote.state.is_well_formed():
+            problem = malformed(vote.state.votes, vote.state.root)
             raise InvariantViolation(f"about to store a malformed tower: {problem}")
         self.state = VoterState.PERSISTING
         self._pending = vote

@@ -157,6 +157,25 @@ def test_a_wrong_expected_revision_is_a_conflict(opener: Open, identity: str, ki
     assert stored(store, identity, kind) == (b"record 1", one.record_revision)
 
 
+def test_an_announced_write_is_like_any_other(opener: Open, identity: str) -> None:
+    """And one that was announced and never comes has no effect; nor has it on a store that was closed."""
+    store, successor = opener(), opener()
+    store.expect_store()  # on a connection that is not open yet
+    fence, revision = claim(store, identity).fence, ABSENT
+    for number in range(4):
+        for _ in range(number):
+            store.expect_store()
+        assert stored(successor, identity)[1] == revision
+        revision = committed(store, fence, revision, b"%d" % number, Kind.TOWER).record_revision
+    store.expect_store()
+    newer = claim(successor, identity).fence
+    assert put(store, fence, revision, b"late") == Refused(Refusal.FENCED, fence.revision, newer.revision)
+    store.expect_store()
+    store.close()
+    store.expect_store()
+    assert stored(successor, identity) == (b"3", revision)
+
+
 @both_kinds
 def test_a_repetition_of_a_committed_write_says_the_same_again(opener: Open, identity: str, kind: Kind) -> None:
     store = opener()
@@ -334,7 +353,7 @@ def test_an_identity_cannot_reach_other_keys(opener: Open, identity: str) -> Non
 # -- random sequences against a model
 
 CLIENTS = 3
-WHAT = st.sampled_from(["look", "claim", "store", "store", "store", "stale", "repeat"])
+WHAT = st.sampled_from(["look", "claim", "store", "store", "store", "stale", "repeat", "expect"])
 ACTIONS = st.tuples(WHAT, st.integers(0, CLIENTS - 1), st.sampled_from([Kind.TOWER, Kind.TOWER, Kind.BLOCKS]))
 
 
@@ -390,6 +409,8 @@ def test_any_sequence_does_what_the_model_says(clients: list[Store], actions: li
                 tower = model.records[Kind.TOWER]
                 assert (claimed.record, claimed.record_revision) == (tower, known[tower])
                 held[who] = (claimed.fence, model.claims)
+        elif action == "expect":
+            store.expect_store()
         elif action == "repeat" and writes:
             check(store, model, known, *writes[-1 - who % len(writes)])
         elif mine is not None:

@@ -17,8 +17,9 @@ from tests.support.http2_server import OPENS, Peer, ScriptedServer, answer_frame
 from tower.errors import StoreError, StoreUnavailable
 from tower.localnet.etcd_server import EtcdServer
 from tower.store import ABSENT, Claimed, Committed, Fence, Owner, Refused, Unknown
+from tower.stores import _etcd_connection, _etcd_stream
 from tower.stores import _etcd_frames as h2
-from tower.stores import _etcd_stream
+from tower.stores._common import Deadline
 from tower.stores.etcd import RECORD_BYTES_MAX, EtcdStore
 
 T = 10.0
@@ -78,6 +79,140 @@ def test_a_late_answer_is_not_taken_for_the_next_one(play: Callable[..., EtcdSto
 
     store = play(script, attempt_timeout=0.3)
     assert write(store) == Committed(FENCE, 77, b"tower")
+
+
+def test_an_announced_request_goes_on_the_stream_that_was_opened_for_it(play: Callable[..., EtcdStore]) -> None:
+    """The server has the headers before there is a request; all others open their own streams meanwhile."""
+    seen: list[list[tuple[int, int]]] = []
+    opened = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.answer(peer.request()[0], committed(70))
+        assert peer.until(h2.HEADERS)[1:3] == (h2.END_HEADERS, 3)
+        opened.set()
+        for revision in (71, 72, 73):
+            stream, _ = peer.request()
+            seen.append([(kind, stream) for kind, _, stream, _ in peer.frames if stream])
+            peer.frames.clear()
+            peer.answer(stream, committed(revision))
+        peer.wait_for_end()
+
+    store = play(script)
+    assert write(store) == Committed(FENCE, 70, b"tower")
+    store.expect_store()
+    store.expect_store()
+    assert opened.wait(T)
+    other = store._exchange(b"", (0, 0), Deadline(T))  # no store: it does not take the stream
+    assert other.result(Deadline(T)).revision == 71
+    assert write(store) == Committed(FENCE, 72, b"tower")
+    assert write(store) == Committed(FENCE, 73, b"tower")
+    headers_of_the_first = [(h2.HEADERS, 1), (h2.DATA, 1), (h2.HEADERS, 3)]
+    assert seen[0] == [*headers_of_the_first, (h2.HEADERS, 5), (h2.DATA, 5)]
+    assert seen[1:] == [[(h2.DATA, 3)], [(h2.HEADERS, 7), (h2.DATA, 7)]]
+
+
+def test_an_announced_request_may_be_larger_than_the_window(play: Callable[..., EtcdStore]) -> None:
+    record = bytes(1000)
+    asked: list[tuple[int, bytes]] = []
+
+    def script(peer: Peer) -> None:
+        peer.greet((h2.INITIAL_WINDOW_SIZE, 100))
+        for revision in (70, 71):
+            body, flags = b"", 0
+            while not flags & h2.END_STREAM:
+                _, flags, stream, part = peer.until(h2.DATA)
+                body += part
+                peer.send(h2.window_update(stream, 100))
+            asked.append((stream, body))
+            peer.answer(stream, committed(revision))
+        peer.wait_for_end()
+
+    store = play(script)
+    assert write(store, record).record_revision == 70
+    store.expect_store()
+    assert write(store, record).record_revision == 71
+    assert [stream for stream, _ in asked] == [1, 3]
+    assert asked[0][1] == asked[1][1]
+
+
+@pytest.mark.parametrize("how", ["ended", "refused", "a status", "told to leave", "closed"])
+def test_a_server_may_end_the_stream_of_an_announced_request(play: Callable[..., EtcdStore], how: str) -> None:
+    ended = threading.Event()
+
+    def script(peer: Peer) -> None:
+        if peer.number:
+            answering(peer)
+        peer.greet()
+        peer.answer(peer.request()[0], committed(70))
+        stream = peer.until(h2.HEADERS)[2]
+        match how:
+            case "ended":
+                peer.send(h2.frame(h2.RST_STREAM, 0, stream, bytes(4)))
+            case "refused":
+                peer.send(h2.frame(h2.RST_STREAM, 0, stream, h2.REFUSED_STREAM.to_bytes(4)))
+            case "a status":
+                peer.send(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, stream, status(14, "no")))
+            case "told to leave":
+                peer.send(h2.frame(h2.GOAWAY, 0, 0, (1).to_bytes(4) + bytes(4)))
+            case _:
+                peer.tls.close()
+        ended.set()
+        if how not in ("told to leave", "closed"):
+            stream, _ = peer.request()
+            assert stream == 5, "the stream that was ended is not used again"
+            peer.answer(stream, committed(21))
+        if how != "closed":
+            peer.wait_for_end()
+
+    store = play(script)
+    assert write(store) == Committed(FENCE, 70, b"tower")
+    store.expect_store()
+    assert ended.wait(T)
+    connection = store._links.current._connection
+    wait_until(lambda: connection._channel.waiting(), "what the server says has arrived")
+    pending = store.begin_store(FENCE, 7, b"tower", T)
+    assert pending.outcome(T) == Committed(FENCE, 21, b"tower")
+    assert pending._exchange.cause() == "", "no attempt was lost"
+
+
+def test_a_stream_that_waited_for_too_long_is_left(play: Callable[..., EtcdStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_etcd_connection, "EXPECTED_MAX_S", 0.0)
+    left: list[tuple[int, int, int, bytes]] = []
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.answer(peer.request()[0], committed(70))
+        left.append(peer.until(h2.RST_STREAM))
+        stream, _ = peer.request()
+        assert stream == 5
+        peer.answer(stream, committed(71))
+        peer.wait_for_end()
+
+    store = play(script)
+    write(store)
+    store.expect_store()
+    assert write(store) == Committed(FENCE, 71, b"tower")
+    assert left == [(h2.RST_STREAM, 0, 3, h2.CANCEL.to_bytes(4))]
+
+
+def test_no_stream_is_opened_that_the_server_would_refuse(play: Callable[..., EtcdStore]) -> None:
+    frames: list[tuple[int, int, int, bytes]] = []
+
+    def script(peer: Peer) -> None:
+        peer.greet((h2.MAX_CONCURRENT_STREAMS, 1))
+        for revision in (70, 71):
+            stream, _ = peer.request()
+            frames.extend(peer.frames)
+            peer.frames.clear()
+            peer.answer(stream, committed(revision))
+        peer.wait_for_end()
+
+    store = play(script)
+    write(store)
+    store.expect_store()
+    write(store)
+    assert [(kind, stream) for kind, _, stream, _ in frames if stream] == [(1, 1), (0, 1), (1, 3), (0, 3)]
 
 
 def test_answers_in_another_order_reach_their_calls(play: Callable[..., EtcdStore]) -> None:

@@ -100,6 +100,9 @@ class LegacyStore:
         self._recorder.ends(number, "committed", revision=answer.revision)
         return _Done(Committed(fence, answer.revision, record))
 
+    def expect_store(self) -> None:
+        """Its kind knows nothing of it."""
+
     def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> _NoWatch:
         return _NoWatch()
 

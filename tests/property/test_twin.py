@@ -40,6 +40,29 @@ def test_any_votes_leave_the_same_stack(slots):
         assert fast.process_vote(slot) == reference.process_vote(slot)
         assert (fast.votes, fast.root) == (reference.votes, reference.root)
         assert malformed(fast.votes, fast.root) is None
+        assert fast.is_well_formed()
+
+
+@st.composite
+def raw_stacks(draw):
+    """Stacks that a tower may be made from, whether or not votes could leave them: slots rise and counts fall."""
+    counts = sorted(draw(st.sets(st.integers(1, 31), max_size=31)), reverse=True)
+    slot, votes = draw(st.integers(0, 20) | st.integers(2**64 - 2**33, 2**64 - 1)), []
+    for count in counts:
+        if slot >= 1 << 64:
+            break
+        votes.append((slot, count))
+        slot += draw(st.integers(1, 4) | st.integers(-1, 1).map(lambda off, reach=1 << count: max(1, reach + off)))
+    below = st.integers(0, votes[0][0] + 1 if votes else 3).filter(lambda root: root < 1 << 64)
+    return votes, draw(st.none() | st.just(0) | below)
+
+
+@given(raw_stacks())
+@examples(300, 20_000)
+def test_the_twins_and_the_named_rules_find_the_same_stacks_well_formed(stack):
+    votes, root = stack
+    well = malformed(votes, root) is None
+    assert [twin.TowerVoteState(votes, root).is_well_formed() for twin in TWINS] == [well, well]
 
 
 @given(st.lists(st.integers(0, 200) | st.integers(0, 2**64 - 1), max_size=120), st.booleans())

@@ -272,6 +272,9 @@ class SimulatedStore:
         else:
             self.strike_at_store(f"between the commit of a {what} and its answer", STRUCK[what])
 
+    def expect_store(self) -> None:
+        """Nothing could be prepared."""
+
     def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> _MemoryWatch:
         watch = _MemoryWatch(self.backend, fence, lambda seen: self.network.carry(self.machine, lambda: on_lost(seen), "watch"))
         self.backend.add(watch)

@@ -191,6 +191,23 @@ def test_malformed_names_what_is_wrong(votes, root, problem):
     assert found is None if problem is None else problem in found
 
 
+@pytest.mark.parametrize(
+    ("votes", "root", "well"),
+    [
+        ([(10, 2), (11, 1)], 9, True),
+        ([], None, True),
+        ([(0, 2), (4, 1)], 0, True),  # the root of a cluster that has just begun binds nothing
+        ([(9, 1)], 9, False),
+        ([(10, 2), (14, 1)], None, True),
+        ([(10, 2), (15, 1)], None, False),
+        ([(2**64 - 3, 2), (2**64 - 1, 1)], 5, True),  # no lockout ends before the last slot there can be
+    ],
+)
+def test_a_stack_knows_whether_it_is_well_formed(twin, votes, root, well):
+    assert twin.TowerVoteState(votes, root).is_well_formed() is well
+    assert (malformed(votes, root) is None) is well
+
+
 def test_a_tower_whose_last_vote_disagrees_is_refused():
     lockouts = (Lockout(10, 2), Lockout(11, 1))
     vote = LastVote(VoteKind.TOWER_SYNC, (10, 11), lockouts, 9, bytes(32), None, bytes(32))

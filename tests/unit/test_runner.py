@@ -27,6 +27,7 @@ class ScriptedStore:
         self.notes = notes
         self.writes = []
         self.looks = deque()
+        self.expected = []  # how many writes had been answered when the next one was announced
 
     def look(self, identity, timeout):
         self.notes.append("look")
@@ -40,6 +41,9 @@ class ScriptedStore:
         self.notes.append("begin")
         self.writes.append((fence, expected_revision, record))
         return self
+
+    def expect_store(self):
+        self.expected.append((len(self.writes), self.notes[-1]))
 
     def outcome(self, timeout):
         self.notes.append("outcome")
@@ -173,6 +177,19 @@ def test_a_released_vote_leaves_before_the_next_is_thought_about():
     runner.settle()
     assert [vote.slot for vote in sent] == [0, 1]
     assert len(store.writes) == 2
+
+
+def test_the_next_write_is_announced_when_the_vote_has_left_and_none_is_on_its_way():
+    runner, store, sent, _ = scripted(committed, committed, Refused(Refusal.FENCED, 7, 8))
+    runner.dispatch(TakeOver())
+    runner.dispatch(BankFrozen(bank(1, 0), UNIX_S))
+    assert store.expected == []
+    runner.settle()
+    assert (len(sent), store.expected) == (1, []), "the next vote is under way already"
+    runner.settle()
+    assert store.expected == [(2, "send")]
+    runner.drive(BankFrozen(bank(2, 1), UNIX_S))
+    assert (runner.voter.state, store.expected) == (VoterState.STOPPED, [(2, "send")]), "nothing follows on a lost fence"
 
 
 def test_who_is_told_to_stop_while_a_vote_leaves_decides_nothing_more():

@@ -102,6 +102,9 @@ class Link(Protocol):
         `method` is `txn` or `range`, or `put` for those transactions whose answers are all alike.
         """
 
+    def expect(self, method: str) -> None:
+        """A request is likely to come next: prepare what can be prepared."""
+
     def call(self, method: str, request: bytes, timeout: float) -> bytes:
         """One request and its answer, at this endpoint alone. Raises `CallFailed`."""
 

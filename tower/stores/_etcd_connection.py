@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import time
+from dataclasses import dataclass
 
 from tower.errors import WireError
 from tower.stores import _etcd_frames as h2
@@ -25,6 +26,7 @@ WINDOW_ALL = 1 << 30  # and of all answers together
 CALLS_MAX = 200  # at a time; a store has one or two
 LAST_STREAM = (1 << 31) - 3
 WAKE_S = 0.05  # how often a connection that is being opened looks whether it was closed meanwhile
+EXPECTED_MAX_S = 30.0  # how long a stream is kept open for a call that does not come: longer than any pause between two votes
 HEADER_BYTES_MAX = 1 << 16  # of one block over all its frames
 MINE = (
     (h2.HEADER_TABLE_SIZE, 0), (h2.ENABLE_PUSH, 0), (h2.INITIAL_WINDOW_SIZE, WINDOW), (h2.MAX_FRAME_SIZE, h2.FRAME_BYTES_MAX),
@@ -33,6 +35,15 @@ GREETING = h2.PREFACE + h2.settings(MINE) + h2.window_update(0, WINDOW_ALL - h2.
 PING = b"tower..."
 HEAD_BYTES, unpack_head = h2.HEAD_BYTES, h2.HEAD.unpack_from  # what `feed` asks for each frame
 DATA, HEADERS, END_STREAM, END_HEADERS, WHOLE = h2.DATA, h2.HEADERS, h2.END_STREAM, h2.END_HEADERS, h2.END_STREAM | h2.END_HEADERS
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A stream that is open and has no request yet; `since` on the monotonic clock."""
+
+    stream: int
+    frames: h2.RequestFrames
+    since: float
 
 
 class Connection:
@@ -49,6 +60,7 @@ class Connection:
         self._queue: list[Http2Call] = []  # to be sent once it is open
         self._calls: dict[int, Http2Call] = {}
         self._next_stream = 1
+        self._expected: _Expected | None = None
         self._greeted = False  # the server's settings have come
         self._leaving = False  # the server takes no more calls
         self._pinged_at: float | None = None  # when a ping was sent that is not answered
@@ -85,6 +97,18 @@ class Connection:
             call.fail(CallFailed("too many calls are under way"))
         else:
             self._send(channel, call)
+
+    def expect(self, frames: h2.RequestFrames) -> None:
+        """Open the stream of a call that is likely to come next: the server has read its headers then, and waits.
+
+        It takes the server longer to begin a call than to read a request, and that is off the request's way.
+        """
+        if self._expected is not None or not self._greeted or self._leaving or self._next_stream > LAST_STREAM:
+            return
+        if len(self._calls) + 1 < self._calls_max:  # one that does not fit beside the others would be refused
+            self._expected = _Expected(self._next_stream, frames, time.monotonic())
+            self._next_stream += 2
+            self._write(h2.frame(h2.HEADERS, h2.END_HEADERS, self._expected.stream, frames.block))
 
     def wait_for(self, call: Http2Call, timeout: float) -> None:
         """Take in what comes until the call is settled, for at most `timeout` seconds."""
@@ -178,8 +202,11 @@ class Connection:
     # -- out
 
     def _send(self, channel: Channel, call: Http2Call) -> None:
-        stream, size = self._next_stream, len(call.request) + h2.MESSAGE_PREFIX_BYTES
-        self._next_stream += 2
+        stream, opened, size = self._next_stream, False, len(call.request) + h2.MESSAGE_PREFIX_BYTES
+        if self._expected is not None and self._expected.frames is call.frames:
+            stream, opened = self._opened(stream)
+        if not opened:
+            self._next_stream += 2
         call.id, call.heard = stream, self.received
         if not self._calls and call.frames.alike and stream > 1:  # with the first answer the server's settings come
             call.mark = channel.received
@@ -191,11 +218,23 @@ class Connection:
             self._window -= size
             call.window = self._window_new - size
             flags = 0 if call.stream else h2.END_STREAM
-            self._write(call.frames.pack(stream, flags, call.request))
+            pack = call.frames.pack_request if opened else call.frames.pack
+            self._write(pack(stream, flags, call.request))
             return
         call.window, call.unsent = self._window_new, h2.message(call.request)
-        self._write(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, call.frames.block))
+        if not opened:
+            self._write(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, call.frames.block))
         self._send_more(call)
+
+    def _opened(self, fresh: int) -> tuple[int, bool]:
+        """The stream that was opened for the call that comes now, and true; `fresh` and false if it has become too old."""
+        expected, self._expected = self._expected, None
+        if expected is None:
+            return fresh, False
+        if time.monotonic() - expected.since < EXPECTED_MAX_S:
+            return expected.stream, True
+        self._write(h2.frame(h2.RST_STREAM, 0, expected.stream, h2.CANCEL.to_bytes(4)))
+        return fresh, False
 
     def _send_more(self, call: Http2Call) -> None:
         """As much of what is left as the windows allow."""
@@ -287,6 +326,8 @@ class Connection:
         """The call that is meant; `None` for one that was given up."""
         if stream % 2 == 0 or stream >= self._next_stream:
             raise WireError(0, f"something about call {stream}, which was never made")
+        if self._expected is not None and stream == self._expected.stream:
+            self._expected = None  # whatever the server has to say there, it was not asked yet: the call will open its own
         return self._calls.get(stream)
 
     def _data(self, flags: int, stream: int, payload: bytes) -> None:

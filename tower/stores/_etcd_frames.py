@@ -106,6 +106,7 @@ class RequestFrames:
         self.answer_bytes = 0  # unknown
         self._head = HEAD.pack(len(block) << 8 | HEADERS, END_HEADERS, 0)[:5]
         self._parts = struct.Struct(f">5sI{len(block)}sIBIBI")
+        self._request = struct.Struct(">IBIBI")
 
     def answered(self, size: int) -> None:
         """An answer took `size` bytes on the socket."""
@@ -116,6 +117,11 @@ class RequestFrames:
         """Headers and request, where both fit into one frame each; `flags` are those of the request's frame."""
         size = len(request)
         return self._parts.pack(self._head, stream, self.block, size + 5 << 8 | DATA, flags, stream, 0, size) + request
+
+    def pack_request(self, stream: int, flags: int, request: bytes) -> bytes:
+        """The request alone, on a stream that was opened before."""
+        size = len(request)
+        return self._request.pack(size + 5 << 8 | DATA, flags, stream, 0, size) + request
 
 
 def read_message(data: bytes | bytearray, at: int, size_max: int) -> tuple[bytes, int] | None:

@@ -74,6 +74,15 @@ class Http2Link:
             self._lock.release()
         return call
 
+    def expect(self, method: str) -> None:
+        """Open the stream of a request that is likely to come next, where a connection is open."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._connection is not None:
+                    self._connection.expect(self._frames[method])
+            finally:
+                self._lock.release()
+
     def wait(self, call: Http2Call, timeout: float) -> bytes | None:
         """The next message of `call`; `None` if there is none within `timeout` seconds. Raises `CallFailed`."""
         if not self._lock.acquire(timeout=timeout):

@@ -114,6 +114,9 @@ class Link:
             future = None
         return _GrpcCall(future, self.domain_name)
 
+    def expect(self, method: str) -> None:
+        """gRPC offers no way to open a stream of a single request before there is one."""
+
     def call(self, method: str, request: bytes, timeout: float) -> bytes:
         """One request and its answer, at this endpoint alone. Raises `CallFailed`."""
         answer = self.begin(method, request, timeout).answer(timeout + GRACE_S)

@@ -188,6 +188,10 @@ class EtcdStore:
         self._puts[kind] = fence, put
         return put
 
+    def expect_store(self) -> None:
+        if not self._links.closed:
+            self._links.current.expect("put")
+
     def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> EtcdWatch:
         if self._links.closed:
             raise StoreError(CLOSED)

@@ -140,6 +140,9 @@ class FileStore:
         check_identity(fence.identity)
         return _FilePending(self._submit(lambda: self._folder.store(fence, expected_revision, record, deadline, kind)))
 
+    def expect_store(self) -> None:
+        """Nothing could be prepared."""
+
     def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> _FileWatch:
         if self._closed:
             raise StoreError(f"{self.directory}: the store is closed")

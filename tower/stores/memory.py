@@ -199,6 +199,9 @@ class MemoryStore:
             return _Settled(Unknown("the store is closed"))
         return _Settled(self._backend.put(fence, expected_revision, bytes(record), kind))
 
+    def expect_store(self) -> None:
+        """Nothing could be prepared."""
+
     def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> _MemoryWatch:
         watch = _MemoryWatch(self._open(), fence, on_lost)
         self._watches = [other for other in self._watches if not other.lost.done]

@@ -39,6 +39,9 @@ class GuardedStore:
     ) -> Pending:
         return self._store.begin_store(fence, expected_revision, record, timeout, kind)
 
+    def expect_store(self) -> None:
+        self._store.expect_store()
+
     def watch(self, fence: Fence, on_lost: Callable[[int], None]) -> Watch:
         return self._store.watch(fence, on_lost)
 
