@@ -4,9 +4,10 @@
     python -m benchmarks.instructions --check    the same; status 1 and a line for each that grew by more than 5 %
     python -m benchmarks.instructions --write    count, and write benchmarks/instructions.json
 
-One process calls every function a few times and then one of them 500 times more, and another calls one that does nothing as
-often: the difference of the two counts over 500 is its price. Start-up cancels out, and so does the interpreter's own work,
-which moves by some tens of instructions with code that has nothing to do with it.
+One process calls every function a few times and then one of them 500 times more, and another does the same without the 500: the
+difference of the two counts over 500 is its price. What a function costs that does nothing is taken off, which is the
+interpreter's own work and moves by some tens of instructions with code that has nothing to do with it. Both processes get
+arguments of the same lengths: else their memory lies elsewhere, and Python's own caches find more or less in it.
 libsodium's instructions stand apart: they are not ours to save, and are the same for the same bytes.
 
 A count depends on the compiler, on Python, Cython and the C library, and on nothing else here: the C library is told to use the
@@ -118,7 +119,7 @@ def _drive(name: str, calls: int) -> None:
 
 
 def _run(name: str, calls: int, *tool: str) -> None:
-    command = [*tool, sys.executable, "-m", "benchmarks.instructions", "--drive", name, "--calls", str(calls)]
+    command = [*tool, sys.executable, "-m", "benchmarks.instructions", "--drive", name, "--calls", f"{calls:03}"]
     # everything that could make two runs of the same program differ is set
     env = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": PLAIN_LIBC}
     try:
@@ -138,13 +139,20 @@ def _count(name: str, calls: int) -> Counter[str]:
         return instructions_by_object(out.read_text())
 
 
+def _spent(name: str) -> Counter[str]:
+    """Instructions of `CALLS` calls, by object."""
+    spent = _count(name, CALLS)
+    spent.subtract(_count(name, 0))
+    return spent
+
+
 def count_calls(names: Sequence[str]) -> Iterator[tuple[str, Count]]:
     """Instructions of one call of each of these hot functions. Raises `CannotCount`."""
     _run(names[0], 0)  # so that nothing is compiled by Python under valgrind
-    base = _count(NOTHING, CALLS)
+    nothing = _spent(NOTHING)
     for name in names:
-        spent = _count(name, CALLS)
-        more = Counter({path: spent[path] - base[path] for path in spent})
+        more = _spent(name)
+        more.subtract(nothing)
         libsodium = sum(spent for path, spent in more.items() if LIBSODIUM in Path(path).name)
         if more.total() <= libsodium:
             raise CannotCount(f"{name} cost nothing: was a file of the package changed meanwhile? Count again")

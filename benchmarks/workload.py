@@ -12,10 +12,11 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from benchmarks.voters import Electorate
+from benchmarks.voters import Electorate, hash_of
 from tower import _fast
-from tower._tree import LatestVotes, LockedOut, Node
+from tower._tree import BankVotes, LatestVotes, LockedOut, Node
 from tower.keys import Keypair
+from tower.types import FrozenBank
 
 __all__ = ["SHORT_BYTES", "SLOTS", "Voting", "calls_of", "hot_calls"]
 
@@ -24,6 +25,7 @@ FIRST_SLOT = 380_000_000  # slots of today: four bytes, and one PyLong digit
 SLOTS = range(FIRST_SLOT + 32, FIRST_SLOT + 1032)
 DEPTH, SIZE = 8, 2 / 3
 VOTERS, TIP, SEED = 2000, 1000, 20261123  # of the bank whose voters are gone through
+DEPTH_OF_TREE = 40
 
 
 class Voting:
@@ -116,6 +118,7 @@ def calls_of(voting: Voting) -> dict[str, Callable[[], object]]:
     return {
         "copy, process_vote": process_vote,
         "copy, process_votes of 1,000": process_votes,
+        "is_well_formed": voting.state.is_well_formed,
         "encode_vote_body": partial(twin.encode_vote_body, *body),
         "encode_vote_record": partial(twin.encode_vote_record, *record),
         "encode_vote_message": partial(twin.encode_vote_message, *accounts, *vote),
@@ -137,10 +140,14 @@ def calls_over_voters() -> dict[str, Callable[[], object]]:
     electorate = Electorate(VOTERS, random.Random(SEED))
     bank = electorate.bank(TIP, None, lambda: TIP - 1)
     node = Node(bank, None, bank.votes)
+    none = BankVotes.of({}, {})
+    tip: Node | None = None
+    for slot in range(TIP - DEPTH_OF_TREE, TIP + 1):
+        tip = Node(FrozenBank(slot, None, hash_of(slot)), tip, none)
 
     def locked_out() -> object:
         counted = LockedOut(bank.votes)
-        bank.votes.locked_out(TIP - 1, TIP - 40, node, counted)
+        bank.votes.locked_out(TIP, TIP - DEPTH_OF_TREE, tip, counted)  # all are on our fork: every lockout is looked at
         return counted.stake(bank.stakes)
 
     return {
