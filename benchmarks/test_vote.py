@@ -37,6 +37,7 @@ from tower.voter import Voter, VoterConfig, VoterState
 FULL_STACK = 64  # votes before the first that is measured: the lockouts are 31 deep then
 UNIX_S = 1_700_000_000
 TIMEOUT_S = 5.0
+PAUSE_S = 0.02  # a real one is 20 times longer, which would take hours
 
 clock = time.perf_counter_ns
 
@@ -153,7 +154,10 @@ def seconds(taken: list[int]) -> Sample:
     return Sample(tuple(each / 1e9 for each in taken))
 
 
-def measure(bench: Bench, way: Way, rounds: int, against: str, table: str, name: str, at_most: float | None) -> None:
+def measure(
+    bench: Bench, way: Way, rounds: int, against: str, table: str, name: str, at_most: float | None, pause_s: float = 0.0
+) -> None:
+    """`rounds` votes, each after a pause, as are the store alone and the signature that they are compared with."""
     alone = Alone(way)
     whole: dict[str, list[int]] = {part: [] for part in PARTS}
     stores: list[int] = []
@@ -174,6 +178,8 @@ def measure(bench: Bench, way: Way, rounds: int, against: str, table: str, name:
     with no_collection():
         for _ in range(rounds):
             for case in order:
+                if pause_s:
+                    time.sleep(pause_s)
                 case()
             order.reverse()
     vote, store, sig = seconds(whole[PARTS[0]]), seconds(stores), seconds(signatures)
@@ -220,12 +226,17 @@ def etcd_store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("voters", [20, 2000])
-def test_bank_to_released_vote_on_etcd(bench: Bench, benchmark: Any, etcd_store: Store, voters: int) -> None:
+@pytest.mark.parametrize("pause_s", [0.0, PAUSE_S], ids=["at once", "paced"])
+def test_bank_to_released_vote_on_etcd(
+    bench: Bench, benchmark: Any, etcd_store: Store, voters: int, pause_s: float
+) -> None:
+    """One bank after the other without a pause, and with one, in which all that takes part falls asleep, as it does in use."""
     way = Way(etcd_store, voters, bench.seed)
     try:
         benchmark.pedantic(way.vote, rounds=1)
-        name = f"etcd, {voters} voters"
-        measure(bench, way, bench.rounds(2000, 3), "the fenced store alone", "frozen bank to released vote", name, 1.15)
+        name = f"etcd, {voters} voters{f', after {1000 * pause_s:g} ms' if pause_s else ''}"
+        rounds = bench.rounds(400 if pause_s else 2000, 3)
+        measure(bench, way, rounds, "the fenced store alone", "frozen bank to released vote", name, 1.15, pause_s)
     finally:
         way.close()
 

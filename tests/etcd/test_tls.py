@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fault.host import client_certificate, revocation_list
 from tests.support.etcd import cfssl_certificates, guide_shaped_certificates, open_store, pems, run_etcd
 from tower.errors import InvalidInput, StoreError, StoreUnavailable
 from tower.localnet.etcd_server import EtcdServer, free_port
@@ -18,9 +19,10 @@ T = 10.0
 
 
 @pytest.fixture(params=TRANSPORTS, autouse=True)
-def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test here holds on both ways to etcd."""
     monkeypatch.setenv("TOWER_ETCD_TRANSPORT", request.param)
+    return str(request.param)
 
 
 @pytest.mark.parametrize("make", [guide_shaped_certificates, cfssl_certificates])
@@ -39,6 +41,27 @@ def test_certificates_of_the_guide_work_end_to_end(make: Callable[[Path], Path],
 
 def test_our_certificates_pass_the_check_of_the_guide(etcd_server: EtcdServer) -> None:
     assert etcd_server.curl_status() == 404
+
+
+def test_a_revoked_certificate_is_refused_and_told(tmp_path: Path, identity: str, transport: str) -> None:
+    """etcd reads its list at each new connection, after the handshake, and says nothing: we name what it may be."""
+    certs = tmp_path / "certs"
+    make_certificates(certs)
+    serial = client_certificate(certs, "revoked", 3600.0)
+    client_certificate(certs, "good", 3600.0)
+    with run_etcd(tmp_path, certs, flags=[f"--client-crl-file={revocation_list(certs, serial)}"]) as server:
+        for name in ("good", "revoked"):
+            pair = {"cert": (certs / f"{name}.pem").read_bytes(), "key": (certs / f"{name}-key.pem").read_bytes()}
+            store = EtcdStore([server.endpoint], **(pems(certs) | pair))
+            if name == "good":
+                assert store.look(identity, T).record is None
+            elif transport == "http2":
+                with pytest.raises(StoreUnavailable, match=r"check that our certificate is not revoked.*--etcd-cert-file"):
+                    store.look(identity, 1.0)
+            else:
+                with pytest.raises(StoreUnavailable):  # gRPC's channel tells no more than that it failed
+                    store.look(identity, 1.0)
+            store.close()
 
 
 @pytest.fixture(scope="module")

@@ -262,6 +262,7 @@ def certificates(stage: Stage) -> None:
         _break(stage, owner)
         status = owner.ended()
         assert status == Exit.STORE_FAILED, owner.log[-800:]
+        strike.proof["the owner names what it may be"] = "is not revoked" in owner.log
         strike.proof["members refuse this one alone"] = _refused(stage, "new") and not _refused(stage, "validator")
         client_certificate(stage.certs, "third", 86_400.0)
         owner.more += _certificate_flags(stage, "third")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tower.errors import WireError
 from tower.stores import _etcd_frames as h2
-from tower.stores._etcd_call import CLOSED, KEEPALIVE_TIMEOUT_S, CallFailed
+from tower.stores._etcd_call import CLOSED, GONE, GONE_AT_ONCE, KEEPALIVE_TIMEOUT_S, CallFailed
 from tower.stores._etcd_channel import Channel
 from tower.stores._etcd_opening import explain_os, opening
 from tower.stores._etcd_stream import Http2Call
@@ -253,7 +253,11 @@ class Connection:
         except OSError as problem:
             while self._failure is None and self._take_in(channel, 0):  # what the server said before may tell why
                 pass
-            self.end(CallFailed(*explain_os(problem, self._domain_name)))
+            self._broken(*explain_os(problem, self._domain_name))
+
+    def _broken(self, text: str, hopeless: bool = False) -> None:
+        """End, for what the socket says. etcd looks at its list of revoked certificates only after the handshake."""
+        self.end(CallFailed(GONE_AT_ONCE if text == GONE and not self._greeted else text, hopeless))
 
     # -- in
 
@@ -267,11 +271,11 @@ class Connection:
                 self.received += len(data)
                 self.feed(data)
                 return True
-            self.end(CallFailed(CLOSED, True) if self._woken else CallFailed("it closed the connection"))
+            self._broken(*((CLOSED, True) if self._woken else (GONE, False)))
         except WireError as problem:
             self.end(CallFailed(f"answer not understood: {problem}"))
         except OSError as problem:
-            self.end(CallFailed(*explain_os(problem, self._domain_name)))
+            self._broken(*explain_os(problem, self._domain_name))
         return True
 
     def feed(self, data: bytes) -> None:

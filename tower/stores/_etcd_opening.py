@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from tower.stores._etcd_call import NO_ANSWER, NO_NAME, REFUSED, CallFailed
+from tower.stores._etcd_call import GONE, NO_ANSWER, NO_NAME, REFUSED, CallFailed
 from tower.stores._etcd_channel import Channel
 from tower.stores._etcd_tls import NO_HTTP2, SELF_SIGNED, Credentials, explain_tls
 
@@ -103,7 +103,7 @@ def _handshake(kind: list[Any], address: Any, context: ssl.SSLContext, domain_na
                 raise CallFailed(NO_ANSWER)
             sealed = plain.recv(HANDSHAKE_BYTES, socket.MSG_DONTWAIT)
             if not sealed:
-                raise CallFailed("it closed the connection")
+                raise CallFailed(GONE)
             channel.take(sealed)
         if channel.tls.selected_alpn_protocol() != "h2":
             raise CallFailed(NO_HTTP2, True)
@@ -137,5 +137,5 @@ def explain_os(problem: OSError, domain_name: str = "") -> tuple[str, bool]:
     if problem.errno == errno.ECONNREFUSED:
         return REFUSED, False
     if isinstance(problem, ssl.SSLEOFError) or problem.errno in (errno.ECONNRESET, errno.EPIPE):
-        return "it closed the connection", False
+        return GONE, False
     return f"connection failed: {problem.strerror or problem}; check --etcd-endpoint", False
