@@ -203,6 +203,7 @@ HINTS = (  # what gRPC says, what it means, and whether trying again cannot help
     ("CERTIFICATE_VERIFY_FAILED", WRONG_AUTHORITY, True),
     ("ALERT_", REFUSED_OURS, True),
     ("CERTIFICATE_REQUIRED", REFUSED_OURS, True),
+    ("TSI_DATA_CORRUPTED", REFUSED_OURS, False),  # an alert after the handshake, of which gRPC does not tell which
     ("Failed to create security handshaker", NO_PAIR, True),
     ("WRONG_VERSION_NUMBER", NO_TLS, True),
     ("Connection refused", REFUSED, False),

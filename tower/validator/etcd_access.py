@@ -56,6 +56,7 @@ READ_WRITE = 2
 NO_PASSWORD = b"\x08\x01"  # UserAddOptions: no_password (1) = true
 NAME_CHARS_MAX = 64  # of a common name
 DENIED = ("permission denied", "user name is empty", "user name not found")
+NOT_ENABLED, LOGIN_FAILED = "authentication is not enabled", "authentication failed"  # in etcd's words
 NOT_ROOT = "only the user root may ask or change this once it is on: name root's certificate with --etcd-cert-file"
 
 
@@ -240,9 +241,26 @@ class AccessClient:
         raise StoreUnavailable("; ".join(causes))
 
 
+def _enabled(client: AccessClient) -> bool:
+    """Whether users are asked for. Before 3.5 etcd does not say so; how it refuses a login does."""
+    try:
+        return any(field.number == 2 and field.as_int() for field in client.call("AuthStatus"))
+    except StoreUnavailable as problem:
+        if "unknown method AuthStatus" not in str(problem):
+            raise
+    try:
+        client.call("Authenticate", _text(1, ROOT))
+    except StoreUnavailable as problem:
+        if NOT_ENABLED in str(problem):
+            return False
+        if LOGIN_FAILED not in str(problem):
+            raise
+    return True
+
+
 def read_access(client: AccessClient) -> Access:
     """What is there now."""
-    enabled = any(field.number == 2 and field.as_int() for field in client.call("AuthStatus"))
+    enabled = _enabled(client)
     users = {user: tuple(_names(client, "UserGet", _text(1, user))) for user in _names(client, "UserList")}
     roles = {}
     for role in _names(client, "RoleList"):
