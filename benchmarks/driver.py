@@ -140,11 +140,11 @@ class Validator:
 class Driver:
     """Votes for `validators` by the plan, until all votes are settled or `DRAIN_S` after the last was due."""
 
-    def __init__(self, validators: Sequence[Validator]) -> None:
+    def __init__(self, validators: Sequence[Validator], epoll: select.epoll) -> None:
         self.counts = Counts()
         self.latencies = {name: array("d") for name in LATENCIES}
         self.validators = validators
-        self._epoll = select.epoll()
+        self._epoll = epoll
         self._by_socket: dict[int, Validator] = {}
         self._under_way: dict[str, Validator] = {}
 
@@ -264,8 +264,9 @@ def main() -> None:
     """See the top of this file."""
     task = Task(**json.loads(sys.stdin.readline()))
     dues, whose = plan(task.count, task.slots, random.Random(f"{task.seed}/{task.first}/plan"))
+    epoll = select.epoll()  # before there are sockets: `select` takes numbers below 1024 only
     validators = open_validators(task)
-    driver = Driver(validators)
+    driver = Driver(validators, epoll)
     gc.collect()
     gc.freeze()
     print("ready", flush=True)

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from benchmarks.banks import VOTE_ACCOUNT, Chain
 from benchmarks.conftest import Bench
 from benchmarks.measure import Sample
 from tests.support.etcd import open_store, run_etcd
-from tower import _fast
+from tower import _fast, runner
 from tower.events import BankFrozen, TakeOver
 from tower.forkchoice import ForkChoice
 from tower.keys import Keypair
@@ -200,6 +201,35 @@ PARTS = (
 )
 
 
+class Profile:
+    """Clocks around the steps of a vote, while it is set up; nanoseconds of each call by step."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken: dict[str, list[int]] = {}
+        self._timed(monkeypatch, ForkChoice, "add", "the bank into the tree, its votes weighed")
+        self._timed(monkeypatch, Voter, "_candidate", "the heaviest fork")
+        self._timed(monkeypatch, Voter, "_think", "the checks, and the vote")
+        own = SimpleNamespace(encode_vote_message=_fast.encode_vote_message, sign_transaction=_fast.sign_transaction)
+        own.encode_vote_record = _fast.encode_vote_record
+        self._timed(monkeypatch, own, "encode_vote_record", "the record, encoded and signed")
+        monkeypatch.setattr(runner, "_fast", own)
+        self._timed(monkeypatch, Runner, "_begin", "the request, encoded, encrypted and given to the kernel")
+        self._timed(monkeypatch, Runner, "_sign", "the transaction, encoded and signed (while the store is waited for)")
+        self._timed(monkeypatch, Runner, "_release", "the committed vote, given to the kernel")
+
+    def _timed(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, step: str) -> None:
+        call, taken = getattr(owner, name), self.taken.setdefault(step, [])
+
+        def timed(*arguments: Any) -> Any:
+            began = clock()
+            try:
+                return call(*arguments)
+            finally:
+                taken.append(clock() - began)
+
+        monkeypatch.setattr(owner, name, timed)
+
+
 class no_collection:  # noqa: N801
     """Garbage waits meanwhile, as in `interleaved`."""
 
@@ -239,6 +269,36 @@ def test_bank_to_released_vote_on_etcd(
         measure(bench, way, rounds, "the fenced store alone", "frozen bank to released vote", name, 1.15, pause_s)
     finally:
         way.close()
+
+
+@pytest.mark.timeout(600)
+def test_where_the_time_of_a_vote_goes(
+    bench: Bench, benchmark: Any, etcd_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps one by one, asleep before: a clock around each, which costs a little itself."""
+    profile = Profile(monkeypatch)
+    way = Way(etcd_store, 20, bench.seed)
+    signatures: list[int] = []
+    try:
+        benchmark.pedantic(way.vote, rounds=1)
+        with no_collection():
+            for taken in profile.taken.values():
+                taken.clear()
+            for _ in range(bench.rounds(400, 3)):
+                time.sleep(PAUSE_S)
+                way.vote()
+                time.sleep(PAUSE_S)
+                began = clock()
+                _fast.sign(way.identity.secret, bytes(300))
+                signatures.append(clock() - began)
+    finally:
+        way.close()
+    assert all(profile.taken.values()), "a step was not on the vote's way"
+    for step, taken in profile.taken.items():
+        bench.row(
+            "where the time of a vote goes", step, seconds(taken), against="one signature", other=seconds(signatures), unit="sig",
+            note=f"20 voters, {1000 * PAUSE_S:g} ms after the vote before",
+        )  # fmt: skip
 
 
 @pytest.mark.timeout(600)

@@ -1,8 +1,9 @@
-"""Random faults and failovers for hours: `python -m tests.fault.soak --minutes N [--rounds N] [--folder FOLDER] [--seed N]`.
+"""Random faults and failovers for hours: `python -m tests.fault.soak --minutes N [--rounds N] [--folder F] [--seed N] [--write]`.
 
 A soak is a row of rounds. Each has a stage of its own, draws its faults from the seed and the round's number, and is judged as a
 pinned scenario is. What it has seen is added to `soak.json` in the folder after each round, so that a soak that was ended goes on
-where it was: the same command with the same folder. A round that fails is kept whole, and ends the soak.
+where it was: the same command with the same folder. A round that fails is kept whole, and ends the soak. `--write` puts what was
+seen so far into docs/faults.md.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import random
 import resource
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -23,12 +25,13 @@ from tests.fault.host import no_more_files, restore_limit
 from tests.fault.judge import Evidence, judge, load_evidence
 from tests.fault.proxy import RULES
 from tests.fault.scenario import passes, serving_at, take_over
-from tests.fault.table import rows_of
+from tests.fault.table import rows_of, write_soak
 from tests.fault.traffic import FORKS, Stage, wait
 from tower.validator.config import Exit
 
 __all__ = ["Soak", "main", "play_round"]
 
+ROOT = Path(__file__).parents[2]
 FAULTS_A_ROUND = 24
 STUCK_SLOTS = 20
 ENDS = (Exit.LOST_FENCE, Exit.STORE_FAILED)
@@ -220,7 +223,17 @@ def _load(path: Path) -> dict[str, Any]:
     if path.exists():
         told: dict[str, Any] = json.loads(path.read_text())
         return told
-    return {"seed": None, "round": 0, "seconds": 0.0, "counts": {}}
+    return {"seed": None, "round": 0, "seconds": 0.0, "counts": {}, "commits": {}}
+
+
+def _commit() -> str:
+    """What is played: the commit, with a mark where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -230,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1 << 30, help="at most so many in this call")
     parser.add_argument("--folder", type=Path, default=Path("fault-soak"), help="statistics and what failed; go on with the same")
     parser.add_argument("--seed", type=int, help="of a new soak; printed")
+    parser.add_argument("--write", action="store_true", help="write what was seen so far into docs/faults.md")
     asked = parser.parse_args(arguments)
     asked.folder = asked.folder.resolve()  # the machines of a round work elsewhere
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -237,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told = _load(statistics)
     if told["seed"] is None:
         told["seed"] = random.SystemRandom().randrange(1 << 32) if asked.seed is None else asked.seed
-    counts = Counter(told["counts"])
+    counts, commits, commit = Counter(told["counts"]), Counter(told["commits"]), _commit()
     print(f"seed: {told['seed']}, from round {told['round']} on; statistics in {statistics}", flush=True)
     end = time.monotonic() + 60 * asked.minutes
     last = told["round"] + asked.rounds
@@ -250,7 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts.update(seen)
         counts["longest silence, ms"] = longest
         seconds = told["seconds"] + time.monotonic() - began
-        told |= {"round": number + 1, "seconds": seconds, "counts": dict(counts)}
+        commits[commit] += 1
+        told |= {"round": number + 1, "seconds": seconds, "counts": dict(counts), "commits": dict(commits)}
         new = statistics.with_suffix(".new")
         new.write_text(json.dumps(told, indent=1, sort_keys=True))
         new.rename(statistics)
@@ -262,6 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
     for what, many in sorted(counts.items()):
         print(f"  {what:40} {many}")
+    if asked.write:
+        write_soak(told)
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 from tests.fault.faults import CATALOGUE
 from tests.fault.judge import Evidence
 
-__all__ = ["PAGE", "Row", "cells_of", "rows_of", "write_page"]
+__all__ = ["PAGE", "Row", "cells_of", "rows_of", "write_page", "write_soak"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 PAUSE_S = 0.6  # three slots
 BEGIN, END = "<!-- the table is made by the run: begin -->", "<!-- the table is made by the run: end -->"
+SOAK_BEGIN, SOAK_END = "<!-- this is made by the soak: begin -->", "<!-- this is made by the soak: end -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,24 @@ def cells_of(rows: Sequence[Row]) -> list[list[str]]:
     return cells
 
 
+SOAK_ROWS = {
+    "slots": "slots",
+    "slots missed": "of them without a vote of ours: every owner that was killed, frozen or cut off missed some",
+    "votes released": "votes released",
+    "votes landed": "of them landed",
+    "operations": "store operations, all histories linearizable",
+    "tower: committed": "towers committed",
+    "tower: refused": "towers refused",
+    "tower: unknown": "towers whose outcome the writer never learned",
+    "claim: claimed": "claims",
+    "copies: committed": "late copies of a write that repeated what was stored",
+    "copies: refused": "late copies that were refused",
+    "blocks: committed": "reservations of block slots committed",
+    "blocks: refused": "reservations refused",
+    "blocks: unknown": "reservations whose outcome the writer never learned",
+    "windows reserved": "leader windows reserved",
+    "blocks": "blocks announced",
+}
 HEADS = ("fault", "what", "struck", "longest without a vote", "votes missed", "conflicts", "voting again after", "why it stops")
 
 
@@ -113,8 +132,31 @@ def write_page(rows: Sequence[Row], results: Sequence[Any], seconds: float, seed
         f"{counts['claim: claimed']} claims; conflicts {counts['conflicts']}, double blocks {counts['double blocks']}.",
         f"Not run here: {'; '.join(skipped) if skipped else 'nothing'}.",
     ]
+    _put(BEGIN, END, [*facts, "", *lines])
+
+
+def write_soak(told: Mapping[str, Any]) -> None:
+    """The same for what a soak has seen; `told` are its statistics."""
+    counts = Counter(told["counts"])
+    commits = ", ".join(f"{commit} ({rounds})" for commit, rounds in told["commits"].items())
+    facts = [
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, CPython {platform.python_version()}, "
+        f"`python -m tests.fault.soak --seed {told['seed']}`: {told['round']} rounds in {told['seconds'] / 60:.0f} min, "
+        f"at commits {commits}. **{counts['failovers']:,} failovers, conflicts {counts['conflicts']}, "
+        f"double blocks {counts['double blocks']}.**",
+        "",
+    ]
+    lines = ["| what | how many |", "| --- | --- |"]
+    lines += [f"| {what} | {counts[name]:,} |" for name, what in SOAK_ROWS.items() if counts[name]]
+    lines += [f"| {name} | {counts[name]:,} |" for name in sorted(counts) if name.startswith(("unknown, then", "rounds without"))]
+    lines.append(f"| longest time without a vote | {counts['longest silence, ms'] / 1000:.1f} s |")
+    lines += ["", "| fault | struck |", "| --- | --- |"]
+    lines += [f"| {name.removeprefix('fault: ')} | {counts[name]:,} |" for name in sorted(counts) if name.startswith("fault: ")]
+    _put(SOAK_BEGIN, SOAK_END, [*facts, *lines])
+
+
+def _put(begin: str, end: str, lines: Sequence[str]) -> None:
     text = PAGE.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
-    body = "\n".join(["", *facts, "", *lines, ""])
-    PAGE.write_text(f"{head}{BEGIN}{body}{END}{tail}", encoding="utf-8")
+    head, rest = text.split(begin)
+    tail = rest.split(end)[1]
+    PAGE.write_text("\n".join([head + begin, *lines, end + tail]), encoding="utf-8")

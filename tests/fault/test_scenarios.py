@@ -75,6 +75,7 @@ def test_a_soak_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert soak.main(command) == 0
     assert soak.main(command[:-2]) == 0
     told = json.loads((tmp_path / "soak.json").read_text())
+    assert list(told["commits"].values()) == [4]
     assert (told["seed"], told["round"], told["counts"]["failovers"]) == (7, 4, 12)
     assert told["counts"]["longest silence, ms"] == 400
     assert len(set(seeds)) == 4
