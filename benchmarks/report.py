@@ -50,9 +50,9 @@ about one is slower than p99.
 FLOORS = {
     "scale": """\
 At 1,000 identities three members of etcd and the drivers share this machine's processors and leave almost none of them
-idle (the lines "processors of"): what pauses one of them holds the votes of all behind it. At 2,000 it stores what it
-can, which is little more. The drivers' own part is a quarter of the work; with members on machines of their own there
-is three times the room.""",
+idle (the lines "processors of"): what pauses one of them, above all etcd's compaction of so many revisions at once,
+holds the votes of all behind it. At 2,000 it stores what it can, which is little more. The drivers' own part is a
+quarter of the work; with members on machines of their own there is three times the room.""",
     "clients of etcd": """\
 Nothing that waits for this etcd on this machine can be that fast: the table's last line is a bare socket, which encodes
 nothing and reads no answer. What is left is the kernel's and etcd's own.""",
