@@ -17,7 +17,7 @@ from tests.support.http2_server import OPENS, Peer, ScriptedServer, answer_frame
 from tower.errors import StoreError, StoreUnavailable
 from tower.localnet.etcd_server import EtcdServer
 from tower.store import ABSENT, Claimed, Committed, Fence, Owner, Refused, Unknown
-from tower.stores import _etcd_connection, _etcd_stream
+from tower.stores import _etcd_channel, _etcd_connection, _etcd_stream
 from tower.stores import _etcd_frames as h2
 from tower.stores._common import Deadline
 from tower.stores.etcd import RECORD_BYTES_MAX, EtcdStore
@@ -213,6 +213,41 @@ def test_no_stream_is_opened_that_the_server_would_refuse(play: Callable[..., Et
     store.expect_store()
     write(store)
     assert [(kind, stream) for kind, _, stream, _ in frames if stream] == [(1, 1), (0, 1), (1, 3), (0, 3)]
+
+
+def test_an_answer_that_comes_in_two_pieces_wakes_once(play: Callable[..., EtcdStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first piece is less than is worth waking for, and so is the second; together they are all there is."""
+    monkeypatch.setattr(_etcd_channel, "SLICE_S", T)
+    waiting, reads = threading.get_native_id(), 0
+
+    def asleep() -> bool:
+        return Path(f"/proc/self/task/{waiting}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        for revision in (70, 71):
+            peer.answer(peer.request()[0], committed(revision))
+        stream, _ = peer.request()
+        answer = b"".join(answer_frames(stream, committed(72)))
+        peer.send(answer[: len(answer) // 2])
+        wait_until(asleep, "the client waits for the rest")
+        peer.send(answer[len(answer) // 2 :])
+        peer.wait_for_end()
+
+    read = _etcd_channel.Channel.read
+
+    def counted(channel: _etcd_channel.Channel, timeout: float) -> bytes | None:
+        nonlocal reads
+        reads += 1
+        return read(channel, timeout)
+
+    store = play(script)
+    write(store)
+    write(store)  # from here on it is known how large an answer is
+    pending = store.begin_store(FENCE, 7, b"tower", T)
+    monkeypatch.setattr(_etcd_channel.Channel, "read", counted)
+    assert pending.outcome(T) == Committed(FENCE, 72, b"tower")
+    assert reads == 1
 
 
 def test_answers_in_another_order_reach_their_calls(play: Callable[..., EtcdStore]) -> None:

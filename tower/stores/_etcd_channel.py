@@ -15,13 +15,12 @@ import contextlib
 import select
 import socket
 import ssl
-import struct
 
 __all__ = ["Channel"]
 
 READ_BYTES = 1 << 15
 RECORD_BYTES = 1 << 14  # of TLS
-SLICE_S = 0.02  # that a read waits inside the kernel; shorter waits, and those with something to send, are polled for
+SLICE_S = 0.02  # how long less than what is expected may lie there unread
 BACKLOG_MAX = 8 << 20  # bytes that the peer may leave with us
 
 
@@ -37,9 +36,7 @@ class Channel:
         self._backlog = bytearray()  # what the socket had no room for
         self._poller = select.poll()
         self._poller.register(plain, select.POLLIN)
-        # plain.setblocking(True) with a limit that the kernel keeps: a read that waits is then one system call
-        plain.setblocking(True)
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, int(SLICE_S * 1e6)))
+        plain.setblocking(False)
 
     def handshake(self) -> bool:
         """A step of the handshake; false while more must come from the peer. Raises `ssl.SSLError`."""
@@ -89,14 +86,12 @@ class Channel:
     def read(self, timeout: float) -> bytes | None:
         """What has come: `None` if it is nothing within `timeout` seconds or less, b"" at the end. Raises `OSError`."""
         try:
-            if timeout >= SLICE_S and not self._backlog:
-                sealed = self.plain.recv(READ_BYTES)
-            else:
-                if timeout > 0:
-                    self._poller.poll(timeout * 1000)
-                if self._backlog:
-                    self._push(b"")
-                sealed = self.plain.recv(READ_BYTES, socket.MSG_DONTWAIT)
+            # `poll` waits, not `recv`: that would first take what is there, and then wait for as much as is expected once more
+            if timeout > 0:
+                self._poller.poll(1000 * (timeout if self._expected == 1 else min(timeout, SLICE_S)))
+            if self._backlog:
+                self._push(b"")
+            sealed = self.plain.recv(READ_BYTES)
         except BlockingIOError:
             return None
         if not sealed:
