@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tower._fast import TowerVoteState
 from tower._tree import LockedOut
@@ -42,12 +42,11 @@ SUPERMINORITY_THRESHOLD = 1 / 3
 SHALLOW_THRESHOLDS = ((4, SWITCH_FORK_THRESHOLD), (5, SWITCH_FORK_THRESHOLD))
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One question and its answer; `reason` says why not, and is empty when passed.
 
     One that is not `blocking` only warns: it is reported with the decision and does not keep us from voting.
-    """
+    """  # a named tuple, for it is made several times for each vote, and costs a third of a frozen dataclass
 
     name: str
     passed: bool

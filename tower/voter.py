@@ -94,6 +94,8 @@ class VoterState(enum.Enum):
     UNRESOLVED = enum.auto()
     STOPPED = enum.auto()
 
+    __hash__ = object.__hash__  # an enumeration hashes its name, in Python; `TABLE` is asked for every event
+
 
 @dataclass(frozen=True, slots=True)
 class VoterConfig:
@@ -435,7 +437,8 @@ class Voter:
             *checks.check_thresholds(votes, bank, self.forks, self._threshold_depth, self._threshold_size),
             checks.check_propagation(bank, config.identity, self.forks),
         )
-        if voter is None or any(check.refuses for check in results):
+        failed = [check for check in results if not check.passed]  # mostly none
+        if voter is None or any(check.refuses for check in failed):
             bound = switch is SwitchDecision.FAILED and self._last_voted_slot is not None
             own_fork = self.forks.best_below(self._last_voted_slot or 0) if bound else None
             return Decision(bank.slot, None, results, (own_fork or bank).slot, vote_only)

@@ -162,6 +162,9 @@ class Life:
         self._reach("after write")
         return self
 
+    def expect_store(self) -> None:
+        """Nothing could be prepared."""
+
     def outcome(self, timeout: float) -> Outcome:
         answer, self.answer = self.answer, None
         if isinstance(answer, (Committed, Refused)):
