@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from tests.support.http2_server import OPENS, Peer, ScriptedServer, answer_frame
 from tower.errors import StoreError, StoreUnavailable
 from tower.localnet.etcd_server import EtcdServer
 from tower.store import ABSENT, Claimed, Committed, Fence, Owner, Refused, Unknown
-from tower.stores import _etcd_channel, _etcd_connection, _etcd_stream
+from tower.stores import _etcd_channel, _etcd_connection, _etcd_opening, _etcd_stream
 from tower.stores import _etcd_frames as h2
 from tower.stores._common import Deadline
 from tower.stores.etcd import RECORD_BYTES_MAX, EtcdStore
@@ -248,6 +250,48 @@ def test_an_answer_that_comes_in_two_pieces_wakes_once(play: Callable[..., EtcdS
     monkeypatch.setattr(_etcd_channel.Channel, "read", counted)
     assert pending.outcome(T) == Committed(FENCE, 72, b"tower")
     assert reads == 1
+
+
+class _Poor:
+    """The socket module on a machine without file handles, or threads, for the first few that are asked for."""
+
+    def __init__(self, fails: int) -> None:
+        self.fails = fails
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("socket", "socketpair") and self.fails:
+            self.fails -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return getattr(socket, name)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_without_file_handles_an_attempt_fails_and_the_next_goes_on(
+    play: Callable[..., EtcdStore], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    store = play(answering)
+    store._links.current.host = host
+    monkeypatch.setattr(_etcd_opening, "socket", _Poor(3))
+    pending = store.begin_store(FENCE, 7, b"tower", T)
+    assert pending.outcome(T) == Committed(FENCE, 11, b"tower")
+    assert "no file handle is left here; raise LimitNOFILE (ulimit -n)" in pending._exchange.cause()
+
+
+def test_without_threads_a_name_is_looked_up_later(play: Callable[..., EtcdStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    store = play(answering)
+    store._links.current.host = "localhost"
+    start, fails = threading.Thread.start, [True, True]
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "tower-resolve" and fails:
+            fails.pop()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    pending = store.begin_store(FENCE, 7, b"tower", T)
+    assert pending.outcome(T) == Committed(FENCE, 11, b"tower")
+    assert "its host name cannot be looked up: can't start new thread" in pending._exchange.cause()
 
 
 def test_answers_in_another_order_reach_their_calls(play: Callable[..., EtcdStore]) -> None:

@@ -120,6 +120,7 @@ def quota(stage: Stage) -> None:
             api.disarm(stage.api(member).status()["member"])
         wait(lambda: api.alarms() == 0, "no alarm stands")
         restarted(stage, strike, owner)
+        stage.flows(4, owner)
 
 
 def _mount_members(stage: Stage) -> None:

@@ -13,6 +13,7 @@ import json
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,9 @@ class Soak:
                 self.stage.net.set(link, "pass")
             status = self.owner.ended()
             assert status in ENDS, f"{self.owner.name} ended with {status}: {self.owner.log[-1000:]}"
+        else:  # killed by us, or ended as documented
+            status = self.owner.process.returncode
+            assert status in (*ENDS, -signal.SIGKILL), f"{self.owner.name} ended with {status}: {self.owner.log[-1000:]}"
         self.owner.spare = True
         self.owner.start().wait_running()
         self.owner, self.spare = self.spare, self.owner

@@ -26,6 +26,7 @@ NO_PAIR = "certificate and key do not belong together; check --etcd-cert-file an
 NO_TLS = "no TLS spoken there; check --etcd-endpoint"
 REFUSED = "connection refused; check --etcd-endpoint and that etcd is running"
 NO_NAME = "host name not found; check --etcd-endpoint"
+NO_HANDLES = "no file handle is left here; raise LimitNOFILE (ulimit -n)"
 QUOTA = "its disk quota is used up; compact, defragment and disarm its alarm"
 
 GRPC_CODES = (

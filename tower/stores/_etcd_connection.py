@@ -191,6 +191,8 @@ class Connection:
             self._open(done.value)
         except CallFailed as problem:
             self.end(problem)
+        except OSError as problem:  # of this machine, before there is a connection: no file handle is left, say
+            self.end(CallFailed(*explain_os(problem, self._domain_name)))
 
     def _open(self, channel: Channel) -> None:
         self._channel = channel

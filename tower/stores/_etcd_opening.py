@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from tower.stores._etcd_call import GONE, NO_ANSWER, NO_NAME, REFUSED, CallFailed
+from tower.stores._etcd_call import GONE, NO_ANSWER, NO_HANDLES, NO_NAME, REFUSED, CallFailed
 from tower.stores._etcd_channel import Channel
 from tower.stores._etcd_tls import NO_HTTP2, SELF_SIGNED, Credentials, explain_tls
 
@@ -53,7 +53,12 @@ def _addresses(host: str, port: int) -> Generator[tuple[int, int, float], bool, 
         with tell, contextlib.suppress(OSError, UnicodeError):
             found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
-    threading.Thread(target=look_up, name="tower-resolve", daemon=True).start()
+    try:
+        threading.Thread(target=look_up, name="tower-resolve", daemon=True).start()
+    except RuntimeError as problem:  # the system gives us no more threads
+        hear.close()
+        tell.close()
+        raise CallFailed(f"its host name cannot be looked up: {problem}") from None
     with hear:
         in_time = yield hear.fileno(), select.POLLIN, time.monotonic() + OPEN_S
     if not in_time:
@@ -136,6 +141,8 @@ def explain_os(problem: OSError, domain_name: str = "") -> tuple[str, bool]:
         return explain_tls(problem, domain_name)
     if problem.errno == errno.ECONNREFUSED:
         return REFUSED, False
+    if problem.errno in (errno.EMFILE, errno.ENFILE):
+        return NO_HANDLES, False
     if isinstance(problem, ssl.SSLEOFError) or problem.errno in (errno.ECONNRESET, errno.EPIPE):
         return GONE, False
     return f"connection failed: {problem.strerror or problem}; check --etcd-endpoint", False
