@@ -224,10 +224,8 @@ def stuck(evidence: Evidence) -> bool:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if path.exists():
-        told: dict[str, Any] = json.loads(path.read_text())
-        return told
-    return {"seed": None, "round": 0, "seconds": 0.0, "counts": {}, "commits": {}}
+    told: dict[str, Any] = {"seed": None, "round": 0, "seconds": 0.0, "counts": {}, "commits": {}}
+    return told | json.loads(path.read_text()) if path.exists() else told
 
 
 def _commit() -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from tests.fault import run, soak
+from tests.fault import run, soak, table
 from tests.fault.faults import CATALOGUE
 from tests.fault.host import missing
 from tests.fault.scenario import SCENARIOS
@@ -60,6 +61,22 @@ def test_a_round_of_the_soak(tmp_path: Path, seed: int) -> None:
     assert counts["conflicts"] == counts["double blocks"] == 0
 
 
+@pytest.mark.parametrize(("status", "good"), [(10, True), (11, True), (-9, True), (13, False), (0, False)])
+def test_a_soak_looks_at_how_the_owner_ended(monkeypatch: pytest.MonkeyPatch, status: int, good: bool) -> None:
+    """One that ended by itself, in a way that no vote asks for, is no round that passed."""
+    monkeypatch.setattr(soak, "take_over", lambda machine: None)
+    owner, spare = Mock(running=False, log=""), Mock()
+    owner.process.returncode = status
+    played = soak.Soak.__new__(soak.Soak)
+    played.stage, played.failovers, played.owner, played.spare = Mock(), 0, owner, spare
+    if good:
+        played.change()
+        assert (played.owner, played.spare, played.failovers) == (spare, owner, 1)
+    else:
+        with pytest.raises(AssertionError, match=f"ended with {status}"):
+            played.change()
+
+
 def test_a_soak_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     seeds: list[int] = []
     wrong: list[str] = []
@@ -76,9 +93,22 @@ def test_a_soak_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert soak.main(command[:-2]) == 0
     told = json.loads((tmp_path / "soak.json").read_text())
     assert list(told["commits"].values()) == [4]
+    del told["commits"]  # as an earlier release left it
+    (tmp_path / "soak.json").write_text(json.dumps(told))
+    page = tmp_path / "faults.md"
+    page.write_text(f"before\n{table.SOAK_BEGIN}\nold\n{table.SOAK_END}\nafter\n")
+    monkeypatch.setattr(table, "PAGE", page)
+    assert soak.main([*command, "--write"]) == 0
+    text = page.read_text()
+    assert text.startswith(f"before\n{table.SOAK_BEGIN}\n")
+    assert text.endswith(f"\n{table.SOAK_END}\nafter\n")
+    assert "old" not in text
+    assert "6 rounds" in text
+    assert "**18 failovers, conflicts 0, double blocks 0.**" in text
+    assert "| longest time without a vote | 0.6 s |" in text
     assert (told["seed"], told["round"], told["counts"]["failovers"]) == (7, 4, 12)
     assert told["counts"]["longest silence, ms"] == 400
-    assert len(set(seeds)) == 4
+    assert len(set(seeds)) == 6
     wrong.append("S3: something")
     assert soak.main(command) == 1
     assert "python -m tests.fault.judge" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.localnet.served import QUIET, cli
-from tests.localnet.support import OUR_ACCOUNT, OURS, cluster, genesis, hash_of, our_vote
+from tests.localnet.support import OUR_ACCOUNT, OURS, cluster, genesis, hash_of, our_vote, vote
 from tower.errors import InvalidInput
 from tower.localnet.cluster import Cluster, Timekeeper
 from tower.localnet.forks import MAJORITY, MINORITY, PartitionPlan, PartitionRequest
@@ -162,6 +162,24 @@ def test_votes_that_landed_nowhere_when_the_cut_heals_still_decide(rng: random.R
     assert running.views[MAJORITY].root > 44
     assert running.judge.conflicts_total == 0
     assert {state.last_voted_slot for state in running.rpc_view.tip.votes.values()} == {running.slot - 2}
+
+
+@pytest.mark.parametrize("named", ["the bank", "another hash"])
+def test_a_vote_that_arrived_weighs_for_the_bank_that_it_names(named: str, rng: random.Random) -> None:
+    for seed in range(rng.randrange(1 << 30), 1 << 32):
+        config = LocalnetConfig(fork_every=0, voters=10, seed=seed, partitions=(PartitionRequest.parse("40:4:30"),))
+        running = cluster(config)
+        cut = running._plan.at(40)
+        assert cut is not None
+        if cut.first_side == MINORITY:
+            break
+    go_to(running, 43)
+    voted = running.tree[41]
+    bank_hash = voted.hash if named == "the bank" else hash_of("another")
+    running.submit(vote([(41, 1)], bank_hash, running.tree[39].blockhash), "127.0.0.2")
+    go_to(running, 44)
+    # of two forks without a vote the one with the smaller slot is followed
+    assert running.tree[44].parent_slot == (43 if named == "the bank" else 42)
 
 
 def test_the_silent_vote_nowhere_and_come_back_to_the_heavier_fork(rng: random.Random) -> None:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks import report, results
-from benchmarks.measure import Here, Sample, in_turns
+from benchmarks.measure import Here, Sample, in_turns, interleaved
 from benchmarks.peers.pipe import Peer, PeerFailed, Turn
 from benchmarks.plots import draw, file_of, plots_of
 
@@ -60,6 +60,21 @@ def test_a_run_becomes_tables_that_call_a_missed_target_missed():
     assert "- missed: memory, held: 13" in text
     assert "0123456789ab with changes on top | 2026-01-02 | 61 s | 7 |" in text
     assert text.index("What these numbers are not") < text.index("| --- |")
+
+
+def test_a_reason_stands_where_a_target_is_missed_and_nowhere_else(monkeypatch):
+    monkeypatch.setattr(report, "FLOORS", {"memory": "Why it holds so much.", "store": "Why it is slow."})
+    text = report.page(made())
+    assert "**Memory.** Why it holds so much.\n" in text
+    assert "Why it is slow." not in text
+
+
+def test_what_follows_on_a_case_is_called_after_each_of_its_turns_and_never_timed():
+    order = []
+    cases = {"one": lambda: order.append("one"), "two": lambda: order.append("two")}
+    taken = interleaved(cases, rounds=2, after={"two": lambda: order.append("after")})
+    assert order == ["one", "two", "after", "one", "two", "after", "two", "after", "one"]
+    assert {name: len(sample.seconds) for name, sample in taken.items()} == {"one": 2, "two": 2}
 
 
 def test_smoke_runs_and_empty_runs_give_no_report(tmp_path, capsys):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tower.errors import InvalidInput
+from tower.errors import InvalidInput, StoreUnavailable
 from tower.keys import to_base58
 from tower.stores import _etcd_messages as pb
 from tower.validator.etcd_access import (
@@ -19,6 +19,7 @@ from tower.validator.etcd_access import (
     plan_enable,
     plan_grant,
     plan_revoke,
+    read_access,
     role_of,
 )
 
@@ -128,6 +129,40 @@ def test_what_is_no_user_is_refused(user: str) -> None:
 def test_what_is_no_identity_gets_no_role(identity: str) -> None:
     with pytest.raises(InvalidInput, match="is not an identity"):
         plan_grant(NOTHING, identity, ["primary"])
+
+
+class _Etcd34:
+    """An AccessClient of an etcd that does not know `AuthStatus`, with what it says to a login without a password."""
+
+    def __init__(self, status: str, login: str) -> None:
+        self.says = {"AuthStatus": status, "Authenticate": login}
+
+    def call(self, method: str, request: bytes = b"") -> list[pb.Field]:
+        if method in self.says:
+            raise StoreUnavailable(f"etcd a:1: {self.says[method]}")
+        return []
+
+
+UNKNOWN = "no etcd of version 3 there: unknown method AuthStatus for service etcdserverpb.Auth"
+
+
+@pytest.mark.parametrize(
+    ("login", "enabled"),
+    [
+        ("FAILED_PRECONDITION: etcdserver: authentication is not enabled", False),
+        ("INVALID_ARGUMENT: etcdserver: authentication failed, invalid user ID or password", True),
+        ("INVALID_ARGUMENT: etcdserver: authentication failed, password was given for no password user", True),
+    ],
+)
+def test_before_3_5_the_answer_to_a_login_tells_whether_users_are_asked_for(login: str, enabled: bool) -> None:
+    assert read_access(_Etcd34(UNKNOWN, login)) == Access(enabled, {}, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("silent", ["AuthStatus", "Authenticate"])
+def test_an_etcd_that_says_nothing_is_not_taken_for_one_without_users(silent: str) -> None:
+    says = {"AuthStatus": UNKNOWN, "Authenticate": "authentication is not enabled"} | {silent: "no answer in time"}
+    with pytest.raises(StoreUnavailable, match="no answer in time"):
+        read_access(_Etcd34(says["AuthStatus"], says["Authenticate"]))  # type: ignore[arg-type]
 
 
 def test_a_long_name_keeps_its_length_on_the_wire() -> None:

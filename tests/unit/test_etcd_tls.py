@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,13 +18,27 @@ from tests.support.etcd import USAGES, pems
 from tests.support.http2_server import Peer, ScriptedServer
 from tower.errors import StoreUnavailable
 from tower.stores import _etcd_tls
-from tower.stores._etcd_call import CallFailed
+from tower.stores._etcd_call import REFUSED_OURS, CallFailed
+from tower.stores._etcd_link import explain
 from tower.stores.etcd import EtcdStore
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 T = 10.0
+
+
+class _Refused(grpc.RpcError):
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:1.2.3.4:5: Unwrap failed (TSI_DATA_CORRUPTED)"
+
+
+def test_what_grpc_makes_of_a_refused_certificate_is_said_in_words() -> None:
+    """etcd built with a newer Go refuses it after the handshake, and gRPC does not say that this was an alert."""
+    assert explain(_Refused(), "localhost") == (REFUSED_OURS, False)
 
 
 def name(text: str) -> x509.Name:
