@@ -199,10 +199,11 @@ def test_legal_towers_never_conflict_in_any_order(rng: random.Random) -> None:
 
 def test_two_voters_with_one_past_are_judged_as_the_rules_say(rng: random.Random) -> None:
     guilty = 0
-    for _ in range(60):
+    for number in range(60):
         parents = random_tree(rng, 90)
         common = legal_votes(rng, parents, TowerVoteState(), 0)
-        cut = rng.randrange(1, len(common))
+        # who parts early conflicts nearly always, who parts before the last vote seldom: both kinds are wanted
+        cut = rng.randrange(1, len(common)) if number % 3 else len(common) - 1
         past = common[cut - 1]
         tower = TowerVoteState(list(zip(past.slots, past.counts, strict=True)), past.root)
         second = legal_votes(rng, parents, tower, past.last_slot)
@@ -220,4 +221,4 @@ def test_two_voters_with_one_past_are_judged_as_the_rules_say(rng: random.Random
             rng.shuffle(ballots)
         for a, b in combinations(ballots[:25], 2):
             assert (conflict_between(a, b, judge.ancestry) is not None) == naive_conflict(a, b, parents)
-    assert 5 < guilty < 60, f"{guilty} of 60 pairs of voters conflict: the sample says too little"
+    assert 5 < guilty < 55, f"{guilty} of 60 pairs of voters conflict: the sample says too little"
